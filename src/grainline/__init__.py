@@ -1,0 +1,25 @@
+"""grainline plans, trains, tunes and serves sparse language models on the hardware you actually have."""
+
+from typing import TYPE_CHECKING
+
+from grainline._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from grainline.documents import Cluster, ModelConfig, Plan, Recipe
+    from grainline.models.loading import load
+    from grainline.train.run import train
+
+__version__ = "0.1.0"
+__all__ = ["Cluster", "ModelConfig", "Plan", "Recipe", "load", "train"]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Cluster": "documents",
+        "ModelConfig": "documents",
+        "Plan": "documents",
+        "Recipe": "documents",
+        "load": "models.loading",
+        "train": "train.run",
+    },
+)

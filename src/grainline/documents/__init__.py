@@ -1,0 +1,26 @@
+"""The words of grainline: four documents, their reading, writing and errors. No torch here."""
+
+from grainline.documents.base import Document, Part, override, read_tables, write_atomically
+from grainline.documents.cluster import Cluster
+from grainline.documents.errors import DocumentError, GrainlineError, nearest
+from grainline.documents.model_config import Attention, ModelConfig, Moe, Rope
+from grainline.documents.plan import Plan
+from grainline.documents.recipe import Recipe
+
+__all__ = [
+    "Attention",
+    "Cluster",
+    "Document",
+    "DocumentError",
+    "GrainlineError",
+    "ModelConfig",
+    "Moe",
+    "Part",
+    "Plan",
+    "Recipe",
+    "Rope",
+    "nearest",
+    "override",
+    "read_tables",
+    "write_atomically",
+]

@@ -1,0 +1,166 @@
+"""ModelConfig: what is computed. Sizes, attention, experts and their router, per layer where layers differ.
+
+It names the architecture and nothing else: no data, no device, no rate. Every published model that grainline reads is
+one value of this type, so the counts, the planner and the blocks need to know only these words.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from grainline.documents.base import Document, Part
+
+
+class Rope(Part):
+    """Rotary position embedding: which share of a head's dims turns, how fast, and how far it is stretched."""
+
+    theta: float = Field(10_000.0, gt=0)
+    fraction: float = Field(1.0, gt=0, le=1, description="share of head_dim that rotates, from the front")
+    interleaved: bool = Field(False, description="pairs are (0,1),(2,3)… instead of (0,h/2),(1,h/2+1)…")
+    scaling: Literal["none", "linear", "llama3", "yarn"] = "none"
+    factor: float = Field(1.0, ge=1)
+    original_positions: PositiveInt | None = Field(None, description="context length before it was stretched")
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    attention_factor: float | None = None
+
+    @model_validator(mode="after")
+    def _stretch_is_whole(self) -> Self:
+        if self.scaling in ("llama3", "yarn") and self.original_positions is None:
+            raise ValueError(f"original_positions is required when scaling is '{self.scaling}'")
+        return self
+
+
+class Attention(Part):
+    """Self-attention of every layer."""
+
+    kind: Literal["gqa", "mla"] = "gqa"
+    heads: PositiveInt
+    kv_heads: PositiveInt | None = Field(None, description="GQA: heads of keys and values; default: as many as heads")
+    head_dim: PositiveInt = Field(description="MLA: the part of q and k that does not rotate")
+    qk_norm: bool = Field(False, description="RMSNorm over head_dim on q and k, before RoPE")
+    window: PositiveInt | None = Field(None, description="sliding window, in positions; default: all before")
+    bias: bool = Field(False, description="biases on q, k and v")
+    output_bias: bool = False
+    q_rank: PositiveInt | None = Field(None, description="MLA: low-rank width of q; default: q is not factored")
+    kv_rank: PositiveInt | None = Field(None, description="MLA: low-rank width of keys and values")
+    rope_dim: PositiveInt | None = Field(None, description="MLA: dims of q and k that rotate")
+    value_dim: PositiveInt | None = Field(None, description="MLA: head dim of values")
+    rope: Rope = Rope()
+
+    @model_validator(mode="after")
+    def _kinds_are_whole(self) -> Self:
+        if self.kind == "mla":
+            missing = [k for k in ("kv_rank", "rope_dim", "value_dim") if getattr(self, k) is None]
+            if missing:
+                raise ValueError(f"kind 'mla' also needs {', '.join(missing)}")
+        elif self.heads % self.groups_of_kv:
+            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
+        if self.rotating_dims % 2:
+            raise ValueError(f"the {self.rotating_dims} dims that rotate must be an even number")
+        return self
+
+    @property
+    def groups_of_kv(self) -> int:
+        """Heads of keys and values."""
+        return self.kv_heads or self.heads
+
+    @property
+    def rotating_dims(self) -> int:
+        """Dims of a head of q and k that RoPE turns."""
+        return self.rope_dim if self.kind == "mla" and self.rope_dim else int(self.head_dim * self.rope.fraction)
+
+
+class Moe(Part):
+    """The expert layer: routed experts, shared experts, and the router between them."""
+
+    experts: PositiveInt
+    top_k: PositiveInt
+    expert_hidden: PositiveInt = Field(description="F of one routed expert")
+    shared_experts: int = Field(0, ge=0)
+    shared_hidden: PositiveInt | None = Field(None, description="F of one shared expert; default: expert_hidden")
+    router: Literal["sigmoid-topk", "softmax-topk"] = Field(
+        "sigmoid-topk", description="how scores are made; selection is the top_k of them, within groups if set"
+    )
+    bias_balanced: bool = Field(False, description="a selection bias per expert, stepped towards even load")
+    groups: PositiveInt = Field(1, description="experts are split into so many contiguous groups …")
+    top_groups: PositiveInt = Field(1, description="… of which only the best so many are open to a token")
+    normalize: bool = Field(True, description="scores of the chosen experts sum to 1 before scaling")
+    scale: float = Field(1.0, gt=0, description="routed_scaling_factor")
+    dense_layers: tuple[int, ...] = Field((), description="layers (from 0) that have a dense FFN instead")
+
+    @model_validator(mode="after")
+    def _choice_is_possible(self) -> Self:
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k {self.top_k} is more than the {self.experts} experts")
+        if self.experts % self.groups:
+            raise ValueError(f"experts {self.experts} must be a multiple of groups {self.groups}")
+        per_group = self.experts // self.groups
+        if self.top_groups > self.groups:
+            raise ValueError(f"top_groups {self.top_groups} is more than the {self.groups} groups")
+        if self.groups > 1 and per_group < 2:
+            raise ValueError("a group's score is the sum of its two best experts, so it needs at least two")
+        if self.top_groups * per_group < self.top_k and self.groups > 1:
+            raise ValueError(f"{self.top_groups} groups of {per_group} experts can't give top_k {self.top_k}")
+        if self.bias_balanced and self.router != "sigmoid-topk":
+            raise ValueError("bias_balanced goes with router 'sigmoid-topk'")
+        return self
+
+    @property
+    def shared_width(self) -> int:
+        """F of all shared experts together: they are computed as one FFN."""
+        return self.shared_experts * (self.shared_hidden or self.expert_hidden)
+
+
+class ModelConfig(Document):
+    """The whole model: a decoder-only transformer, dense or sparse."""
+
+    kind: ClassVar[str] = "model config"
+    model_config = Document.model_config | {"protected_namespaces": ()}
+
+    family: Literal["ling2", "qwen3-moe", "mixtral", "deepseek-v3", "llama", "qwen3"] = Field(
+        "ling2", description="whose names and layout the Hugging Face folder has"
+    )
+    vocab_size: PositiveInt
+    hidden_size: PositiveInt = Field(description="D")
+    layers: PositiveInt = Field(description="L")
+    ffn_hidden: PositiveInt = Field(description="F of a dense layer")
+    max_positions: PositiveInt = 4096
+    norm_eps: float = Field(1e-6, gt=0)
+    tie_embeddings: bool = False
+    init_std: float = Field(0.02, gt=0)
+    mtp_depth: Literal[0, 1] = Field(0, description="multi-token prediction: layers that predict one token further")
+    bos_token_id: int | None = Field(None, ge=0)
+    eos_token_id: int | tuple[int, ...] | None = None
+    pad_token_id: int | None = Field(None, ge=0)
+    attention: Attention
+    moe: Moe | None = None
+
+    @field_validator("moe")
+    @classmethod
+    def _dense_layers_are_layers(cls, moe: Moe | None, info: object) -> Moe | None:
+        layers = getattr(info, "data", {}).get("layers")
+        if moe and layers and any(not 0 <= i < layers for i in moe.dense_layers):
+            raise ValueError(f"dense_layers {list(moe.dense_layers)} must lie between 0 and {layers - 1}")
+        return moe
+
+    def is_sparse(self, layer: int) -> bool:
+        """Whether this layer's FFN is a mixture of experts; the MTP layer, number L, is one wherever the model has any."""
+        return self.moe is not None and layer not in self.moe.dense_layers
+
+    @property
+    def sparse_layers(self) -> tuple[int, ...]:
+        """The layers with experts, MTP's (number L) included."""
+        return tuple(i for i in range(self.layers + self.mtp_depth) if self.is_sparse(i))
+
+    @property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Ids that end a generation."""
+        eos = self.eos_token_id
+        return () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)

@@ -1,0 +1,50 @@
+"""Plan: the decision. How a recipe (or a model to be served) is laid out on a cluster. A person can edit it."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, PositiveInt
+
+from grainline.documents.base import Document, Part
+
+
+class Layout(Part):
+    """How many ranks there are, and how they share the model."""
+
+    data_parallel: PositiveInt = Field(1, description="ranks that see different sequences")
+    shard: Literal["none", "full"] = Field(
+        "none", description="none: every rank holds all parameters; full: FSDP, each holds its share"
+    )
+
+
+class Execution(Part):
+    """How one rank does its share of a step."""
+
+    micro_batch_sequences: PositiveInt | None = Field(
+        None, description="sequences in one forward pass; gradients add up over passes; default: by free memory"
+    )
+    recompute: Literal["none", "block"] = Field("none", description="block: keep block inputs, compute the rest again")
+    compile: Literal["auto", "on", "off"] = Field("off", description="torch.compile; auto: when the run is long enough")
+    threads: PositiveInt | None = Field(None, description="CPU threads per rank; default: cores / ranks on the node")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+class Plan(Document):
+    """Layout and execution. Its keys are disjoint from a Recipe's."""
+
+    kind: ClassVar[str] = "plan"
+
+    layout: Layout = Layout()
+    execution: Execution = Execution()
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What a runtime must be able to do to run this plan, in the field's words."""
+        wanted = {
+            "data parallelism": self.layout.data_parallel > 1,
+            "FSDP": self.layout.shard == "full",
+            "activation recomputation": self.execution.recompute != "none",
+            "torch.compile": self.execution.compile == "on",
+        }
+        return tuple(name for name, needed in wanted.items() if needed)

@@ -1,0 +1,164 @@
+"""Recipe: what is wanted. Model, data, steps, optimiser, losses, precision. It never says where anything runs: see Plan."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from grainline.documents.base import Document, Part
+from grainline.documents.model_config import ModelConfig
+
+
+class ModelChoice(Part):
+    """Which model is trained: exactly one of the four."""
+
+    depth: PositiveInt | None = Field(None, description="one dial: a Ling-2.0-style model of this many layers")
+    config: ModelConfig | None = Field(None, description="a model config, trained from scratch")
+    config_file: str | None = Field(None, description="the same, in a file of its own")
+    pretrained: str | None = Field(None, description="a folder or hub id whose weights (and tokenizer) are trained on")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [k for k in type(self).model_fields if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"set exactly one of {', '.join(type(self).model_fields)}{f'; found {given}' if given else ''}")
+        return self
+
+
+class Data(Part):
+    """What is read, and how it is cut into sequences."""
+
+    text: tuple[str, ...] = Field(
+        ("builtin",), description="files, folders, globs of .txt .md .jsonl[.gz|.zst] .parquet; or 'builtin'"
+    )
+    tokenizer: str | None = Field(
+        None, description="a tokenizer.json or a folder with one; default: the pretrained model's, or trained on the text"
+    )
+    vocab_size: PositiveInt = Field(4096, ge=300, description="of the tokenizer that is trained, if one is")
+    sequence_length: PositiveInt = Field(256, ge=8, description="S, tokens that a sequence predicts")
+    validation_fraction: float = Field(0.02, gt=0, lt=1, description="of documents, chosen by the hash of their text")
+    document_attention: bool = Field(False, description="tokens see only their own document")
+    max_bytes: PositiveInt | None = Field(None, description="read no more than so many bytes of text, of each source alike")
+
+
+class Training(Part):
+    """How much is learned from how much."""
+
+    steps: PositiveInt
+    batch_tokens: PositiveInt = Field(description="tokens per optimiser step over all ranks")
+
+
+class Optimizer(Part):
+    """AdamW for everything, or Muon for matrices with AdamW for the rest (embeddings, head, router, gains).
+
+    Muon: Jordan et al. 2024; weight decay and the RMS matching that lets it share AdamW's rate: Liu et al. 2025
+    (arXiv 2502.16982), section 2.2.
+    """
+
+    kind: Literal["muon", "adamw"] = "muon"
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    clip_norm: float = Field(1.0, gt=0, description="of the gradient of all parameters together")
+    momentum: float = Field(0.95, ge=0, lt=1, description="Muon's, with Nesterov's look ahead")
+    newton_schulz_steps: PositiveInt = Field(5, description="Muon's iterations towards the orthogonal factor")
+
+
+class LearningRate(Part):
+    """The learning rate's course over the steps.
+
+    wsd: warm up, stay, decay to `final` over the last `decay_fraction`. wsm: warm up, stay to the end, and average the
+    checkpoints of the last `decay_fraction` instead of decaying (arXiv 2507.17634).
+    """
+
+    schedule: Literal["wsd", "wsm", "cosine", "constant"] = "wsd"
+    peak: float = Field(gt=0)
+    warmup_steps: NonNegativeInt = 0
+    decay_fraction: float = Field(0.3, gt=0, le=1, description="wsd, wsm: share of the steps that decays or is merged")
+    decay_shape: Literal["linear", "sqrt", "cosine"] = Field(
+        "linear", description="wsd: the decay's curve; wsm: the curve that the merge weights stand for"
+    )
+    final: float = Field(0.0, ge=0, lt=1, description="share of the peak that is left at the end")
+    merge_checkpoints: PositiveInt = Field(12, description="wsm: checkpoints averaged, evenly over the window")
+
+
+class Loss(Part):
+    """Cross-entropy, and what is added to it."""
+
+    z_loss: float = Field(0.0, ge=0, description="router z-loss coefficient")
+    balance_loss: float = Field(0.0, ge=0, description="auxiliary load-balancing loss coefficient")
+    mtp_weight: float = Field(0.1, ge=0, description="weight of the multi-token prediction loss")
+    bias_rate: float = Field(1e-3, ge=0, description="step of the router's selection bias, once per optimiser step")
+
+
+class Precision(Part):
+    """Numbers used in matrix products; parameters and optimiser state are float32."""
+
+    compute: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where it is faster")
+
+
+class Validation(Part):
+    """How often held-out text is looked at during training."""
+
+    every: PositiveInt = Field(100, description="steps")
+    max_sequences: PositiveInt = Field(64, description="validation sequences scored each time")
+
+
+class Checkpoint(Part):
+    """How often the run is saved, and how many saves are kept beside the best one."""
+
+    every: PositiveInt = Field(200, description="steps")
+    keep: PositiveInt = 2
+
+
+class Guard(Part):
+    """When to stop rather than go on learning from something broken; the batch is saved for inspection."""
+
+    spike_factor: float = Field(3.0, gt=1, description="stop when the loss exceeds so many times its running median …")
+    spike_patience: PositiveInt = Field(20, description="… for so many steps on end; NaN or infinity stops at once")
+
+
+class Logging(Part):
+    """metrics.jsonl is always written."""
+
+    every: PositiveInt = Field(1, description="steps between lines")
+    tensorboard: bool = False
+
+
+class Recipe(Document):
+    """A training run, wherever it runs."""
+
+    kind: ClassVar[str] = "recipe"
+    model_config = Document.model_config | {"protected_namespaces": ()}
+
+    name: str = "run"
+    seed: NonNegativeInt = 0
+    model: ModelChoice
+    data: Data = Data()
+    training: Training
+    optimizer: Optimizer = Optimizer()
+    learning_rate: LearningRate
+    loss: Loss = Loss()
+    precision: Precision = Precision()
+    validation: Validation = Validation()
+    checkpoint: Checkpoint = Checkpoint()
+    guard: Guard = Guard()
+    logging: Logging = Logging()
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        batch, length = self.training.batch_tokens, self.data.sequence_length
+        if batch % length:
+            raise ValueError(f"training.batch_tokens {batch} must be a multiple of data.sequence_length {length}")
+        if self.learning_rate.warmup_steps >= self.training.steps:
+            raise ValueError(
+                f"learning_rate.warmup_steps {self.learning_rate.warmup_steps} must be fewer than "
+                f"training.steps {self.training.steps}"
+            )
+        return self
+
+    @property
+    def batch_sequences(self) -> int:
+        """Sequences per optimiser step over all ranks."""
+        return self.training.batch_tokens // self.data.sequence_length

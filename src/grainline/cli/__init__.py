@@ -1,0 +1,144 @@
+"""The front door: `grainline VERB …` finds the verb's file, reads its arguments from types, and answers errors for people.
+
+A verb is one thin file here with one function, ``run``, whose annotated arguments and docstring are the command line
+(tyro reads them):
+
+- What must be named comes before ``/`` and is positional; everything else comes after ``*`` and is an option with a
+  default. Underscores become dashes: ``max_new_tokens: int = 128`` is ``--max-new-tokens 128``.
+- ``name: tuple[str, ...] = ()`` takes several values after one flag (``--text a b``); ``Settings`` from
+  `grainline.cli.arguments` is repeated instead (``--set a.b=c --set d=e``).
+- ``flag: bool = False`` is ``--flag``; ``flag: bool = True`` is ``--no-flag``, so word its help for both.
+- A verb whose result a script may want takes ``json: bool = False`` and then prints one JSON value, and only that, on
+  standard output. Progress and remarks go to standard error.
+- The docstring's first line says what the verb does; ``Args:`` has a line for each argument, with its unit; examples
+  are indented lines before it.
+- ``run`` returns the exit code: 0, or 1 where the answer is "no". A mendable mistake raises GrainlineError (exit 2).
+
+torch and everything else that is slow to import is imported inside ``run``, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from grainline import __version__
+
+
+class Verb(NamedTuple):
+    """A verb's module, under `grainline.cli`, and what it does in one line."""
+
+    module: str
+    summary: str
+
+
+VERBS: dict[str, dict[str, Verb]] = {
+    "See it work": {
+        "quickstart": Verb("quickstart", "from raw text to a trained, evaluated, ready-to-serve sparse model"),
+        "exhibit": Verb("exhibit", "see a published claim stand or fall here"),
+    },
+    "Train and use a model": {
+        "train": Verb("train", "train what a recipe asks for; stop and resume at any time"),
+        "eval": Verb("eval", "measure a model: bits per byte, likelihood tasks"),
+        "generate": Verb("generate", "let a model go on from a prompt"),
+        "serve": Verb("serve", "answer the OpenAI HTTP API with a model"),
+    },
+    "Know the machine": {
+        "doctor": Verb("doctor", "what works on this machine, what is missing, and the command that mends it"),
+        "hardware": Verb("hardware", "this machine's cores, memory, accelerators and matmul rates"),
+        "hardware measure": Verb("hardware_measure", "measure rates and write them as a cluster document"),
+    },
+}
+
+EXAMPLES = """\
+  grainline quickstart --minutes 2            a small model, end to end, in two minutes
+  grainline train recipe.toml --set seed=1    train, with one key of the recipe changed
+  grainline generate runs/quickstart/model "Once upon a time"
+  grainline serve runs/quickstart/model       http://127.0.0.1:8000/v1"""
+
+DEBUG = "GRAINLINE_DEBUG"
+OK, FAILED, MENDABLE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code.
+
+    0: done. 1: the answer is no, or grainline failed. 2: something the person can mend. 130: interrupted by Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:  # tyro's way out: 0 after --help, 2 after a wrong argument
+        return stop.code if isinstance(stop.code, int) else OK
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has left: say nothing, also not while Python flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except Exception as error:
+        return _explain(error)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return OK
+    if arguments[0] in ("-V", "--version"):
+        print(f"grainline {__version__}")
+        return OK
+    verbs = {name: verb for group in VERBS.values() for name, verb in group.items()}
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if name in verbs:
+            return _run(name, verbs[name], arguments[words:])
+    from grainline.documents import GrainlineError, nearest
+
+    raise GrainlineError(f"there is no verb '{arguments[0]}'.{nearest(arguments[0], verbs)} See grainline --help.")
+
+
+def _run(name: str, verb: Verb, arguments: list[str]) -> int:
+    import tyro
+
+    run: Callable[..., int] = importlib.import_module(f"{__name__}.{verb.module}").run
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName)
+    return tyro.cli(run, prog=f"grainline {name}", args=arguments, config=config)
+
+
+def usage() -> str:
+    """What `grainline --help` prints: the verbs, grouped by what a person wants."""
+    width = max(len(name) for group in VERBS.values() for name in group) + 2
+    lines = ["grainline trains, measures and serves sparse language models on the hardware you have.", ""]
+    lines += ["usage: grainline VERB [ARGUMENTS]        grainline VERB --help says more of each", ""]
+    for title, group in VERBS.items():
+        lines += [title, *(f"  {name:{width}}{verb.summary}" for name, verb in group.items()), ""]
+    return "\n".join([*lines, "Examples", EXAMPLES])
+
+
+def _explain(error: Exception) -> int:
+    """Print an error for the person who met it, and return the exit code."""
+    import errno
+    import traceback
+
+    from grainline.documents import GrainlineError
+
+    if os.environ.get(DEBUG):
+        traceback.print_exception(error)
+    mendable = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+    if isinstance(error, GrainlineError):
+        print(f"grainline: {error}", file=sys.stderr)
+        return MENDABLE
+    if isinstance(error, OSError) and error.errno in mendable:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"grainline: {where}{error.strerror}.", file=sys.stderr)
+        return MENDABLE
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    print(f"grainline: unexpected {type(error).__name__}: {error}", file=sys.stderr)
+    print(f"  raised in {place.filename}:{place.lineno}. {DEBUG}=1 prints the whole traceback.", file=sys.stderr)
+    return FAILED

@@ -1,4 +1,4 @@
-"""The front door: `grainline VERB …` finds the verb's file, reads its arguments from types, and answers errors for people.
+"""The front door: `grainline VERB …` finds the verb's file, reads its arguments, and answers errors for people.
 
 A verb is one thin file here with one function, ``run``, whose annotated arguments and docstring are the command line
 (tyro reads them):

@@ -1,0 +1,97 @@
+"""What one machine is: plain facts, and this machine written as a Cluster document."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from grainline.documents import Cluster
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A GPU. Rates are of dense square matmuls, measured; empty where nothing was measured."""
+
+    name: str
+    kind: str  # torch's device type: "cuda" or "mps"
+    memory_bytes: int
+    capability: str = ""  # e.g. "9.0"
+    flops_per_second: Mapping[str, float] = field(default_factory=dict)
+    memory_bytes_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine as this process may use it: cores by affinity and quota, memory by the tightest limit."""
+
+    system: str  # "Linux" or "Darwin"
+    architecture: str  # "x86_64", "aarch64" or "arm64"
+    cpu: str
+    cpu_features: tuple[str, ...]  # those that matter to matmuls, e.g. ("avx2", "amx-bf16")
+    physical_cores: int  # of the machine
+    logical_cores: int  # of the machine
+    usable_cores: int  # physical cores that affinity and quota leave to this process
+    threads: int  # how many to compute with
+    memory_bytes: int
+    memory_available_bytes: int
+    disk_path: str
+    disk_free_bytes: int
+    torch: str | None  # version, None where torch isn't installed
+    accelerators: tuple[Accelerator, ...] = ()
+    flops_per_second: Mapping[str, float] = field(default_factory=dict)  # of the CPU with `threads`, by dtype
+    memory_bytes_per_second: float | None = None
+
+    @property
+    def platform_is_promised(self) -> bool:
+        """Linux on x86-64 or aarch64, macOS on arm64."""
+        return (self.system, self.architecture) in PROMISED
+
+    @property
+    def bfloat16_gain(self) -> float | None:
+        """How many times faster than float32 the device that will compute is in bfloat16; None if not measured."""
+        rates = self.accelerators[0].flops_per_second if self.accelerators else self.flops_per_second
+        return rates["bfloat16"] / rates["float32"] if {"bfloat16", "float32"} <= set(rates) else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    def to_cluster(self, name: str = "here") -> Cluster:
+        """This machine as a cluster of one node; figures are measured where there are any, else assumed unknown."""
+        cpu = {
+            "name": self.cpu,
+            "kind": "cpu",
+            "flops_per_second": dict(self.flops_per_second),
+            "memory": [_tier("RAM", self.memory_bytes, self.memory_bytes_per_second)],
+            "source": "measured" if self.flops_per_second else "assumed",
+            "reference": f"grainline hardware measure, {self.threads} threads, torch {self.torch}",
+        }
+        kinds = {a.name: a for a in self.accelerators}
+        gpus = [
+            {
+                "name": gpu.name,
+                "kind": "gpu",
+                "flops_per_second": dict(gpu.flops_per_second),
+                "memory": [_tier("device memory", gpu.memory_bytes, gpu.memory_bytes_per_second)],
+                "source": "measured" if gpu.flops_per_second else "assumed",
+                "reference": f"grainline hardware measure, torch {self.torch}",
+            }
+            for gpu in kinds.values()
+        ]
+        node = {
+            "name": name,
+            "devices": {self.cpu: 1, **Counter(a.name for a in self.accelerators)},
+            "cores": self.usable_cores,
+            "host_memory_bytes": self.memory_bytes,
+        }
+        return Cluster.parse({"device_types": [cpu, *gpus], "nodes": [node]}, where="this machine")
+
+
+PROMISED = {("Linux", "x86_64"), ("Linux", "aarch64"), ("Darwin", "arm64")}
+
+
+def _tier(name: str, capacity_bytes: int, bytes_per_second: float | None) -> dict[str, Any]:
+    rate = {} if bytes_per_second is None else {"bytes_per_second": bytes_per_second}
+    return {"name": name, "capacity_bytes": capacity_bytes, **rate}

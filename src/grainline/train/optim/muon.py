@@ -1,0 +1,141 @@
+"""Muon for stacks of matrices: momentum, orthogonalised, with AdamW's root mean square.
+
+Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon); decoupled weight decay and the scale that lets it share
+AdamW's rate: Liu et al. 2025 (arXiv 2502.16982), section 2.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from grainline.train.optim.newton_schulz import orthogonalize
+
+# Elements orthogonalised in one batch: bounds the scratch memory (about four times this) without costing speed.
+BATCH_ELEMENTS = 1 << 25
+
+
+class Muon(torch.optim.Optimizer):
+    """All dims of a parameter but the last two are a batch of matrices: experts' weights [E, 2, F, D] are E·2 of them.
+
+    Parameters may be DTensors sharded on dim 0 (FSDP2). Where each rank holds whole matrices it orthogonalises its own;
+    a matrix that is cut is gathered, and each rank keeps its rows of the result.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        *,
+        lr: float,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        steps: int = 5,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """`steps` and `dtype` are those of the Newton-Schulz iteration; `momentum` is Nesterov's."""
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "steps": steps, "dtype": dtype}
+        super().__init__(parameters, defaults)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.ndim < 2:
+                    raise ValueError(f"Muon takes matrices, not a tensor of shape {tuple(parameter.shape)}")
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._step_group(group)
+        return loss
+
+    def _step_group(self, group: dict[str, Any]) -> None:
+        parameters = [p for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
+        gradients = [_local(p.grad) for p in parameters]
+        momenta = [_local(self.state[p]["momentum"]) for p in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        whole = [_whole_matrices(p, u) for p, u in zip(parameters, ahead, strict=True)]
+        directions = _orthogonalized(whole, group["steps"], group["dtype"])
+        local = [_local(p) for p in parameters]
+        torch._foreach_mul_(local, 1 - group["lr"] * group["weight_decay"])
+        for parameter, weight, direction in zip(parameters, local, directions, strict=True):
+            scale = 0.2 * math.sqrt(max(parameter.shape[-2:]))
+            weight.add_(_own_share(parameter, direction).to(weight.dtype), alpha=-group["lr"] * scale)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _is_cut(parameter: Tensor) -> bool:
+    """Whether a rank may hold only some rows of a matrix."""
+    return isinstance(parameter, DTensor) and any(
+        isinstance(p, Shard) and p.dim >= parameter.ndim - 2 for p in parameter.placements
+    )
+
+
+def _whole_matrices(parameter: Tensor, update: Tensor) -> Tensor:
+    if not (isinstance(parameter, DTensor) and _is_cut(parameter)):
+        return update
+    shape, stride = parameter.shape, parameter.stride()
+    return DTensor.from_local(
+        update, parameter.device_mesh, parameter.placements, run_check=False, shape=shape, stride=stride
+    ).full_tensor()
+
+
+def _own_share(parameter: Tensor, direction: Tensor) -> Tensor:
+    if not (isinstance(parameter, DTensor) and _is_cut(parameter)):
+        return direction
+    mesh = parameter.device_mesh
+    everywhere = DTensor.from_local(direction, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return everywhere.redistribute(placements=parameter.placements).to_local()
+
+
+def _orthogonalized(updates: list[Tensor], steps: int, dtype: torch.dtype) -> list[Tensor]:
+    """The orthogonal factors of all matrices in `updates`, those of one shape (or its transpose) in one batch."""
+    results = list(updates)
+    order = sorted(range(len(updates)), key=lambda i: _shape_RC(updates[i]))
+    for shape_RC, indices in groupby(order, key=lambda i: _shape_RC(updates[i])):
+        for batch in _batches(list(indices), updates):
+            x_NRC = torch.cat([_upright(updates[i]) for i in batch])
+            if x_NRC.numel():
+                x_NRC = orthogonalize(x_NRC, steps=steps, dtype=dtype)
+            counts = [math.prod(updates[i].shape[:-2]) for i in batch]
+            for i, part_nRC in zip(batch, x_NRC.split(counts), strict=True):
+                lies = updates[i].shape[-2] != shape_RC[0]
+                results[i] = (part_nRC.mT if lies else part_nRC).reshape(updates[i].shape)
+    return results
+
+
+def _shape_RC(update: Tensor) -> tuple[int, int]:
+    rows, columns = update.shape[-2:]
+    return min(rows, columns), max(rows, columns)
+
+
+def _upright(update: Tensor) -> Tensor:
+    x_NRC = update.flatten(0, -3) if update.ndim > 2 else update[None]
+    return x_NRC.mT if x_NRC.shape[-2] > x_NRC.shape[-1] else x_NRC
+
+
+def _batches(indices: list[int], updates: list[Tensor]) -> Iterator[list[int]]:
+    batch: list[int] = []
+    elements = 0
+    for i in indices:
+        if batch and elements + updates[i].numel() > BATCH_ELEMENTS:
+            yield batch
+            batch, elements = [], 0
+        batch.append(i)
+        elements += updates[i].numel()
+    yield batch

@@ -1,1 +1,31 @@
-""""""
+"""What is computed: blocks, expert layers, generation, and the formats that models come and go in.
+
+The names import torch on first use; `count` and `dial` never do.
+"""
+
+from typing import TYPE_CHECKING
+
+from grainline._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from grainline.models.build import build
+    from grainline.models.generate import GeneratedToken, Sampling, generate
+    from grainline.models.loading import load
+    from grainline.models.loss import LossSums, loss_sums
+    from grainline.models.model import Model
+
+__all__ = ["GeneratedToken", "LossSums", "Model", "Sampling", "build", "generate", "load", "loss_sums"]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "GeneratedToken": "generate",
+        "LossSums": "loss",
+        "Model": "model",
+        "Sampling": "generate",
+        "build": "build",
+        "generate": "generate",
+        "load": "loading",
+        "loss_sums": "loss",
+    },
+)

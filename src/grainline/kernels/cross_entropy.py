@@ -1,0 +1,62 @@
+"""The output layer and its loss in one op, some rows at a time: the logits [N, V] never exist as a whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+CHUNK_ELEMENTS = 1 << 21  # logits of one chunk: small enough for the last-level cache, large enough for the matmul
+
+
+class LinearCrossEntropy(Function):
+    """See `reference.linear_cross_entropy`. The gradient is made in the forward pass, while the logits are there."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, label_N: Tensor) -> Tensor:
+        wants_x, wants_w = ctx.needs_input_grad[:2]
+        w_VD = weight_VD.to(x_ND.dtype)
+        rows = max(64, CHUNK_ELEMENTS // w_VD.shape[0])
+        d_x_ND = torch.empty_like(x_ND) if wants_x else None
+        d_w_VD = torch.zeros_like(weight_VD) if wants_w else None
+        total = x_ND.new_zeros((), dtype=torch.float32)
+        for start in range(0, x_ND.shape[0], rows):
+            span = slice(start, start + rows)
+            x_nD, kept_n = x_ND[span], label_N[span] != -100
+            label_n1 = label_N[span].clamp_min(0).unsqueeze(1)
+            logits_nV = (x_nD @ w_VD.t()).float()
+            log_z_n1 = logits_nV.logsumexp(1, keepdim=True)
+            nats_n = (log_z_n1 - logits_nV.gather(1, label_n1)).squeeze(1)
+            total += nats_n.masked_fill(~kept_n, 0.0).sum()
+            if not (wants_x or wants_w):
+                continue
+            d_logits_nV = logits_nV.sub_(log_z_n1).exp_()
+            d_logits_nV.scatter_add_(1, label_n1, torch.full_like(log_z_n1, -1.0))
+            if not bool(kept_n.all()):
+                d_logits_nV.mul_(kept_n.unsqueeze(1))
+            d_logits_nV = d_logits_nV.to(x_ND.dtype)
+            if d_x_ND is not None:
+                torch.mm(d_logits_nV, w_VD, out=d_x_ND[span])
+            if d_w_VD is not None:
+                d_w_VD += d_logits_nV.t() @ x_nD
+        ctx.save_for_backward(d_x_ND, d_w_VD)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_total: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        d_x_ND, d_w_VD = ctx.saved_tensors
+        scale = d_total.float()
+        return (
+            None if d_x_ND is None else d_x_ND * scale.to(d_x_ND.dtype),
+            None if d_w_VD is None else d_w_VD * scale.to(d_w_VD.dtype),
+            None,
+        )
+
+
+def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, label_N: Tensor) -> Tensor:
+    """See `reference.linear_cross_entropy`."""
+    return LinearCrossEntropy.apply(x_ND, weight_VD, label_N)

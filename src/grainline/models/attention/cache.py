@@ -1,0 +1,42 @@
+"""What a layer remembers of earlier positions while generating."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Cache:
+    """One or more tensors that grow along the sequence (dimension 1), in buffers that double when full.
+
+    Opaque to everyone but the attention that fills it: GQA keeps k and v, MLA its latent and the rotated key.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._buffers: tuple[Tensor, ...] = ()
+
+    def append(self, *new: Tensor) -> tuple[Tensor, ...]:
+        """Add tensors [B, n, …] and return everything so far, [B, length, …] each."""
+        start, stop = self.length, self.length + new[0].shape[1]
+        if not self._buffers or stop > self._buffers[0].shape[1]:
+            capacity = max(64, 1 << (stop - 1).bit_length())
+            grown = tuple(x.new_empty(x.shape[0], capacity, *x.shape[2:]) for x in new)
+            for into, old in zip(grown, self._buffers, strict=False):
+                into[:, :start] = old[:, :start]
+            self._buffers = grown
+        for buffer, x in zip(self._buffers, new, strict=True):
+            buffer[:, start:stop] = x
+        self.length = stop
+        return tuple(buffer[:, :stop] for buffer in self._buffers)
+
+    def truncate(self, length: int) -> None:
+        """Forget all positions from `length` on."""
+        self.length = min(self.length, length)
+
+    def select(self, rows: Tensor) -> Cache:
+        """A cache of the given batch rows."""
+        chosen = Cache()
+        chosen.length = self.length
+        chosen._buffers = tuple(torch.index_select(b, 0, rows) for b in self._buffers)
+        return chosen

@@ -1,0 +1,110 @@
+"""Parameters, FLOPs and bytes of a model in closed form, from its config alone. No torch here: the planner uses it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grainline.documents import ModelConfig
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameter counts. `active`: what one token uses, the embedding table included; buffers are not counted.
+
+    MTP is extra, as the reports count it: it isn't part of `total` and `active`.
+    """
+
+    total: int
+    active: int
+    embedding: int
+    head: int
+    mtp: int
+
+    @property
+    def active_without_embeddings(self) -> int:
+        """Active parameters without the embedding table and the output head."""
+        return self.active - self.embedding - self.head
+
+
+def attention_parameters(config: ModelConfig) -> int:
+    """Of one layer's attention, its q and k norms included."""
+    a, size = config.attention, config.hidden_size
+    if a.kind == "mla":
+        assert a.kv_rank and a.rope_dim and a.value_dim
+        q_size = a.heads * (a.head_dim + a.rope_dim)
+        q = size * a.q_rank + a.q_rank + a.q_rank * q_size + a.bias * a.q_rank if a.q_rank else size * q_size
+        down = (size + a.bias) * (a.kv_rank + a.rope_dim) + a.kv_rank
+        up = a.kv_rank * a.heads * (a.head_dim + a.value_dim)
+        return q + down + up + a.heads * a.value_dim * size + a.output_bias * size
+    q_size, kv_size = a.heads * a.head_dim, a.groups_of_kv * a.head_dim
+    norms = 2 * a.head_dim if a.qk_norm else 0
+    return (size + a.bias) * (q_size + 2 * kv_size) + (q_size + a.output_bias) * size + norms
+
+
+def ffn_parameters(config: ModelConfig, layer: int) -> tuple[int, int]:
+    """(total, active) of one layer's FFN, router included."""
+    if not config.is_sparse(layer) or config.moe is None:
+        dense = 3 * config.hidden_size * config.ffn_hidden
+        return dense, dense
+    moe, size = config.moe, config.hidden_size
+    expert = 3 * size * moe.expert_hidden
+    always = 3 * size * moe.shared_width + moe.experts * size
+    return always + moe.experts * expert, always + moe.top_k * expert
+
+
+def parameters(config: ModelConfig) -> Parameters:
+    """Counts of the whole model."""
+    size = config.hidden_size
+    embedding = config.vocab_size * size
+    head = 0 if config.tie_embeddings else embedding
+    per_block = attention_parameters(config) + 2 * size
+    total = active = embedding + head + size
+    for layer in range(config.layers):
+        all_of_it, used = ffn_parameters(config, layer)
+        total += per_block + all_of_it
+        active += per_block + used
+    mtp = 0
+    if config.mtp_depth:
+        mtp = per_block + ffn_parameters(config, config.layers)[0] + 2 * size * size + 3 * size
+    return Parameters(total, active, embedding, head, mtp)
+
+
+def attention_flops_per_token(config: ModelConfig, context: float) -> float:
+    """Of scores and weighted values in one layer, forward, for a query that sees `context` keys on average."""
+    a = config.attention
+    if a.window:
+        context = min(context, a.window)
+    if a.kind == "mla":
+        assert a.rope_dim and a.value_dim
+        return 2 * a.heads * (a.head_dim + a.rope_dim + a.value_dim) * context
+    return 4 * a.heads * a.head_dim * context
+
+
+def flops_per_token(config: ModelConfig, sequence_length: int, *, backward: bool = True, mtp: bool = True) -> float:
+    """Matrix-product FLOPs of one token, causal attention counted as it is done (half of the square).
+
+    Forward and backward is three times forward. MTP's block, projection and second pass through the head are counted
+    when the model has it and `mtp` is set (training); the embedding look-up costs nothing.
+    """
+    size, context = config.hidden_size, (sequence_length + 1) / 2
+    mean_attention = attention_flops_per_token(config, context)
+
+    def block(layer: int) -> float:
+        return 2 * (attention_parameters(config) + ffn_parameters(config, layer)[1]) + mean_attention
+
+    head = 2 * config.vocab_size * size
+    forward = sum(block(layer) for layer in range(config.layers)) + head
+    if mtp and config.mtp_depth:
+        forward += block(config.layers) + 4 * size * size + head
+    return forward * (3 if backward else 1)
+
+
+def cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
+    """Of the KV cache, all layers."""
+    a = config.attention
+    if a.kind == "mla":
+        assert a.kv_rank and a.rope_dim
+        values = a.kv_rank + a.rope_dim
+    else:
+        values = 2 * a.groups_of_kv * a.head_dim
+    return config.layers * values * bytes_per_value

@@ -1,0 +1,57 @@
+"""One dial, `depth`, sets every size of a Ling-2.0-style model. No torch here."""
+
+from __future__ import annotations
+
+from grainline.documents import Attention, ModelConfig, Moe, Rope
+
+
+def config_for_depth(depth: int, vocab_size: int, max_positions: int) -> ModelConfig:
+    """The model of `depth` layers. The rules, with Ling 2.0's reasons (arXiv 2510.22115, section 2):
+
+    - width D = 32 · depth, at least 64; heads of 32 dims (128 from D = 2,048), a quarter as many for keys and values;
+    - experts of F = D/4, granularity 2D/F = 8, the lower end of the laws' optimum of 8–12;
+    - 32 experts, 4 of them and a shared one per token: 1 in 6.6 is active (more and sparser from depth 12);
+    - the first layer is dense and as wide as the experts a token uses; QK-norm, half of the head dims rotate, MTP.
+    """
+    size = max(64, 32 * depth)
+    head_dim = 128 if size >= 2048 else 32
+    heads = size // head_dim
+    expert_hidden = size // 4
+    experts, top_k = (32, 4) if depth < 12 else (128, 8)
+    return ModelConfig(
+        family="ling2",
+        vocab_size=vocab_size,
+        hidden_size=size,
+        layers=depth,
+        ffn_hidden=expert_hidden * (top_k + 1),
+        max_positions=max_positions,
+        init_std=0.27 * size**-0.5,  # the report's 0.006 at D = 2,048
+        mtp_depth=1,
+        attention=Attention(
+            heads=heads,
+            kv_heads=max(1, heads // 4),
+            head_dim=head_dim,
+            qk_norm=True,
+            rope=Rope(theta=10_000.0, fraction=0.5),
+        ),
+        moe=Moe(
+            experts=experts,
+            top_k=top_k,
+            expert_hidden=expert_hidden,
+            shared_experts=1,
+            router="sigmoid-topk",
+            bias_balanced=True,
+            groups=1,
+            scale=2.5,
+            dense_layers=(0,),
+        ),
+    )
+
+
+def dense_twin(config: ModelConfig) -> ModelConfig:
+    """The dense model with the same active parameters: every FFN as wide as the experts that one token uses."""
+    moe = config.moe
+    if moe is None:
+        return config
+    width = moe.top_k * moe.expert_hidden + moe.shared_width + moe.experts // 3  # the router's weights, spent on width
+    return config.model_copy(update={"moe": None, "ffn_hidden": width})

@@ -1,0 +1,44 @@
+"""The small layers that every block is made of. Each computes in the dtype of what it is given."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from grainline import kernels
+
+
+class Linear(nn.Linear):
+    """y = x · Wᵀ + b in x's dtype: float32 parameters under bfloat16 activations need no autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[…, in] → […, out]."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · gain over the last dimension (Zhang & Sennrich 2019)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[…, size] → […, size]."""
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+class SwigluFfn(nn.Module):
+    """The dense FFN: w2 · (silu(w1 · x) ⊙ (w3 · x)). w13 stacks gate and up, two matrices for one product."""
+
+    def __init__(self, size: int, hidden: int) -> None:
+        super().__init__()
+        self.w13_2FD = nn.Parameter(torch.empty(2, hidden, size))
+        self.w2_DF = nn.Parameter(torch.empty(size, hidden))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[…, D] → […, D]."""
+        return kernels.swiglu(x, self.w13_2FD.to(x.dtype), self.w2_DF.to(x.dtype))

@@ -1,0 +1,145 @@
+"""The decoder: ids → embedding → blocks → norm → head, with a KV cache for generation and MTP for training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from grainline.documents import ModelConfig
+from grainline.models.attention import Cache, Mask, RopeTable
+from grainline.models.attention.mask import causal_mask
+from grainline.models.attention.rope import rope_table
+from grainline.models.blocks import Block
+from grainline.models.layers import Linear, RMSNorm
+from grainline.models.moe import RouterReport
+from grainline.models.mtp import MultiTokenPrediction
+
+if TYPE_CHECKING:
+    from grainline.data.tokenizer import Tokenizer
+
+
+@dataclass
+class State:
+    """What the model remembers while generating: one cache per layer, and how many positions they hold."""
+
+    caches: list[Cache]
+    length: int = 0
+
+    def truncate(self, length: int) -> None:
+        """Forget all positions from `length` on."""
+        self.length = min(self.length, length)
+        for cache in self.caches:
+            cache.truncate(length)
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """The trunk's output after its final norm, and what the routers reported, in layer order."""
+
+    hidden_BSD: Tensor
+    reports: list[RouterReport] = field(default_factory=list)
+
+
+class Model(nn.Module):
+    """A decoder-only language model made from a ModelConfig. `grainline.load` and `models.build` make one.
+
+    Activations are computed in `compute_dtype` (default: the parameters' own), whatever the parameters are kept in.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.compute_dtype: torch.dtype | None = None
+        self.recompute = False  # keep block inputs only, and run blocks again in the backward pass
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.head = None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.mtp = MultiTokenPrediction(config) if config.mtp_depth else None
+
+    def forward(self, ids_BS: Tensor, state: State | None = None, document_BS: Tensor | None = None) -> Tensor:
+        """Token ids [B, S] → logits [B, S, V].
+
+        state: from `new_state`; the positions follow those it holds, and it grows in place. document_BS: numbers of the
+        documents that positions belong to; tokens then see only their own (not together with a state).
+        """
+        return self.logits(self.trunk(ids_BS, state, document_BS).hidden_BSD)
+
+    def trunk(
+        self,
+        ids_BS: Tensor,
+        state: State | None = None,
+        document_BS: Tensor | None = None,
+        report: bool = False,
+    ) -> Trunk:
+        """Token ids [B, S] → hidden states after the final norm [B, S, D], and the routers' reports if asked for."""
+        past = 0 if state is None else state.length
+        rope, mask = self.positions(ids_BS.shape[1], past, document_BS)
+        x_BSD = self.embed(ids_BS)
+        reports = []
+        for i, block in enumerate(self.blocks):
+            x_BSD, told = self.run(block, x_BSD, rope, mask, None if state is None else state.caches[i], report)
+            if told is not None:
+                reports.append(told)
+        if state is not None:
+            state.length += ids_BS.shape[1]
+        return Trunk(self.norm(x_BSD), reports)
+
+    def predict_further(self, trunk: Trunk, ids_BS: Tensor, document_BS: Tensor | None = None) -> Trunk:
+        """MTP: hidden states that predict one token further, given each position's next token `ids_BS` [B, S]."""
+        assert self.mtp is not None
+        rope, mask = self.positions(ids_BS.shape[1], 0, document_BS)
+        out_BSD, told = self.run(self.mtp, trunk.hidden_BSD, self.embed(ids_BS), rope, mask, trunk.reports != [])
+        return Trunk(out_BSD, [told] if told is not None else [])
+
+    def run(self, module: nn.Module, *args: object) -> tuple[Tensor, RouterReport | None]:
+        """One block, kept or to be computed again."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(module, *args, use_reentrant=False)
+        return module(*args)
+
+    def embed(self, ids_BS: Tensor) -> Tensor:
+        """[B, S] → [B, S, D] in the compute dtype."""
+        return self.embedding(ids_BS).to(self.dtype)
+
+    def positions(self, new: int, past: int, document_BS: Tensor | None) -> tuple[RopeTable, Mask]:
+        """Rotations and mask of `new` positions after `past`."""
+        a, device = self.config.attention, self.device
+        position_S = torch.arange(past, past + new, device=device)
+        rope = rope_table(a.rope, a.rotating_dims, position_S, self.dtype)
+        return rope, causal_mask(new, past, window=a.window, document_BS=document_BS, device=device)
+
+    def logits(self, hidden_BSD: Tensor) -> Tensor:
+        """[…, D] → [… , V]."""
+        return F.linear(hidden_BSD, self.head_VD.to(hidden_BSD.dtype))
+
+    @property
+    def head_VD(self) -> Tensor:
+        """Weights of the output layer."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What activations are computed in."""
+        return self.compute_dtype or self.embedding.weight.dtype
+
+    def new_state(self) -> State:
+        """An empty state for generation."""
+        return State([Cache() for _ in self.blocks])
+
+    def save(self, folder: str | Path, tokenizer: Tokenizer | None = None, card: str | None = None) -> None:
+        """Write a Hugging Face folder, with tokenizer and model card if given; whole or not at all."""
+        from grainline.models.formats.huggingface import save_folder
+
+        save_folder(self, Path(folder), tokenizer=tokenizer, card=card)

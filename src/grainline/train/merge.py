@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from grainline.documents import GrainlineError
@@ -30,13 +30,13 @@ def merge_weights(updates: Sequence[float]) -> list[float]:
     Raises GrainlineError if the curve rises or leaves [0, 1]: no average of checkpoints can do that.
     """
     curve = [1, *updates, 0]
-    for i in range(len(curve) - 1):
-        if not curve[i] >= curve[i + 1]:  # written so that NaN fails too
+    for i, (high, low) in enumerate(pairwise(curve), 1):
+        if not high >= low:  # written so that NaN fails too
             raise GrainlineError(
-                f"A decay that checkpoints can be merged by never rises and stays between 0 and 1; "
-                f"this one goes from {float(curve[i]):g} to {float(curve[i + 1]):g} at update {i + 1} of {len(updates)}."
+                f"A decay that checkpoints can be merged by never rises and stays between 0 and 1; this one goes "
+                f"from {float(high):g} to {float(low):g} at update {i} of {len(updates)}."
             )
-    return [curve[i] - curve[i + 1] for i in range(len(curve) - 1)]
+    return [high - low for high, low in pairwise(curve)]
 
 
 def decay_merge_weights(recipe: LearningRate, count: int) -> list[float]:

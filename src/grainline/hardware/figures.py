@@ -15,7 +15,6 @@ from grainline.documents import write_atomically
 from grainline.hardware import rates
 
 DTYPES = ("float32", "bfloat16")
-BUSY = 0.5  # load per core beyond which a figure counts for this process only
 
 
 @dataclass(frozen=True)
@@ -24,18 +23,27 @@ class Figures:
 
     flops_per_second: Mapping[str, float]
     memory_bytes_per_second: float
+    disturbed: bool = False  # other programs ran on the same cores meanwhile
 
 
 def figures(name: str, device: str, threads: int | None, torch_version: str, fresh: bool = False) -> Figures:
     """Figures of the device called `name`, which torch knows as `device`; `threads` for a CPU.
 
     About half a second where they aren't known for this name, thread count and torch yet; `fresh` measures again.
+    Disturbed figures are kept for this process only.
     """
+    key = json.dumps([name, device.split(":")[0], threads, torch_version])
+    file = cache_folder() / f"rates-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     if fresh:
-        _kept.cache_clear()
-        with suppress(OSError):
-            _file(name, device, threads, torch_version).unlink(missing_ok=True)
-    return _kept(name, device, threads, torch_version)
+        _measured.cache_clear()
+    else:
+        with suppress(OSError, ValueError, TypeError, KeyError):  # absent, unreadable or of another time: measure
+            return Figures(**json.loads(file.read_text())["figures"])
+    found = _measured(device, threads)
+    if not found.disturbed:
+        with suppress(OSError):  # a home that can't be written only costs half a second each time
+            write_atomically(file, json.dumps({"device": name, "figures": asdict(found)}, indent=2) + "\n")
+    return found
 
 
 def cache_folder() -> Path:
@@ -44,21 +52,11 @@ def cache_folder() -> Path:
 
 
 @functools.cache
-def _kept(name: str, device: str, threads: int | None, torch_version: str) -> Figures:
-    file = _file(name, device, threads, torch_version)
-    with suppress(OSError, ValueError, TypeError, KeyError):  # absent, unreadable or of another time: measure
-        return Figures(**json.loads(file.read_text())["figures"])
-    busy = os.getloadavg()[0] > BUSY * (os.cpu_count() or 1)
-    measured = Figures(
-        {t: r for t in DTYPES if (r := rates.matmul_rate(t, device, threads)) is not None},
-        rates.copy_rate(device, threads),
+def _measured(device: str, threads: int | None) -> Figures:
+    matmuls = {t: rate for t in DTYPES if (rate := rates.matmul_rate(t, device, threads)) is not None}
+    copies = rates.copy_rate(device, threads)
+    return Figures(
+        {t: rate.per_second for t, rate in matmuls.items()},
+        copies.per_second,
+        disturbed=min(rate.share for rate in (*matmuls.values(), copies)) < rates.ALONE,
     )
-    if not busy:
-        with suppress(OSError):  # a home that can't be written only costs half a second each time
-            write_atomically(file, json.dumps({"device": name, "figures": asdict(measured)}, indent=2) + "\n")
-    return measured
-
-
-def _file(name: str, device: str, threads: int | None, torch_version: str) -> Path:
-    key = json.dumps([name, device.split(":")[0], threads, torch_version])
-    return cache_folder() / f"rates-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"

@@ -73,6 +73,7 @@ def _with_figures(machine: Machine, torch_version: str, fresh: bool) -> Machine:
         machine,
         flops_per_second=cpu.flops_per_second,
         memory_bytes_per_second=cpu.memory_bytes_per_second,
+        disturbed=cpu.disturbed,
         accelerators=tuple(
             replace(
                 gpu,

@@ -42,6 +42,7 @@ class Machine:
     accelerators: tuple[Accelerator, ...] = ()
     flops_per_second: Mapping[str, float] = field(default_factory=dict)  # of the CPU with `threads`, by dtype
     memory_bytes_per_second: float | None = None
+    disturbed: bool = False  # other programs ran while the CPU's figures were measured: alone, it is faster
 
     @property
     def platform_is_promised(self) -> bool:

@@ -5,40 +5,68 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
-SECONDS = 0.1  # of repeating; the best repeat counts, because everything else that runs only ever slows one down
-ONE_CALL = 1e-3  # seconds; a matmul as long as this hides the cost of starting it
+SECONDS = 0.15  # of repeating; the fastest repeat counts, because whatever else runs can only slow one down
+LONG_ENOUGH = 1e-3  # seconds; a matmul as long as this hides the cost of starting it
 LARGEST = 16_384
+ALONE = 0.9  # share of the CPU below which other programs have disturbed a figure
 
 
-def matmul_rate(dtype: str, device: str = "cpu", threads: int | None = None) -> float | None:
-    """FLOP/s (2·n³ per n×n matmul) of torch in `dtype`, e.g. "bfloat16"; None where the device has no such matmul."""
+@dataclass(frozen=True)
+class Rate:
+    """What was measured, and the share of its threads' time in which it really had the CPU (1 for a GPU).
+
+    A share well below 1 says that other programs ran on the same cores, and that the machine alone would be faster.
+    """
+
+    per_second: float
+    share: float
+
+
+def matmul_rate(dtype: str, device: str = "cpu", threads: int | None = None) -> Rate | None:
+    """FLOP/s (2·n³ per n×n matmul) of torch in `dtype`, e.g. "bfloat16"; None where the device has no such matmul.
+
+    n doubles from 256 until one matmul takes a millisecond.
+    """
     import torch
 
-    with _threads(threads if device == "cpu" else None):
-        try:
-            n = 256
-            multiply = _matmul(n, getattr(torch, dtype), device)
-            while (seconds := _best(multiply, device, seconds=0)) < ONE_CALL and n < LARGEST:
-                n *= 2
-                multiply = _matmul(n, getattr(torch, dtype), device)
-            return 2 * n**3 / min(seconds, _best(multiply, device, SECONDS))
-        except (RuntimeError, TypeError):  # torch's words for "not implemented for this dtype"
-            return None
+    threads = 0 if device != "cpu" else threads or torch.get_num_threads()
+    try:
+        rate = _matmul_rate(getattr(torch, dtype), device, threads)
+        if threads > 1 and rate.share < ALONE:
+            # Threads that wait for one another suffer most from other programs: one alone may even be faster.
+            alone = _matmul_rate(getattr(torch, dtype), device, threads=1)
+            rate = Rate(max(rate.per_second, alone.per_second), rate.share)
+    except (RuntimeError, TypeError):  # torch's words for "not implemented for this dtype"
+        return None
+    return rate
 
 
-def copy_rate(device: str = "cpu", threads: int | None = None, size_bytes: int = 1 << 27) -> float:
+def _matmul_rate(dtype: torch.dtype, device: str, threads: int) -> Rate:
+    with _threads(threads):
+        n = 256
+        multiply = _matmul(n, dtype, device)
+        while _best(multiply, device, SECONDS / 20)[0] < LONG_ENOUGH and n < LARGEST:
+            n *= 2
+            multiply = _matmul(n, dtype, device)
+        seconds, share = _best(multiply, device, SECONDS)
+    return Rate(2 * n**3 / seconds, share)
+
+
+def copy_rate(device: str = "cpu", threads: int | None = None, size_bytes: int = 1 << 27) -> Rate:
     """Bytes per second moved by a large copy, reads and writes both counted (STREAM's convention)."""
     import torch
 
-    with _threads(threads if device == "cpu" else None):
-        source = torch.zeros(size_bytes, dtype=torch.uint8, device=device)
-        target = torch.empty_like(source).fill_(1)  # touched, so that no page is first mapped under the clock
-        return 2 * size_bytes / _best(lambda: target.copy_(source), device, SECONDS)
+    with _threads(threads or 0):
+        # Both are written first: untouched pages would all be one page of zeros, and reading it costs nothing.
+        source, target = (torch.ones(size_bytes, dtype=torch.uint8, device=device) for _ in range(2))
+        seconds, share = _best(lambda: target.copy_(source), device, SECONDS)
+    return Rate(2 * size_bytes / seconds, share)
 
 
 def _matmul(n: int, dtype: torch.dtype, device: str) -> Callable[[], object]:
@@ -50,8 +78,8 @@ def _matmul(n: int, dtype: torch.dtype, device: str) -> Callable[[], object]:
     return lambda: torch.mm(x_NN, y_NN, out=out_NN)
 
 
-def _best(work: Callable[[], object], device: str, seconds: float) -> float:
-    """Seconds of the fastest repeat, after one to warm up."""
+def _best(work: Callable[[], object], device: str, seconds: float) -> tuple[float, float]:
+    """(seconds of the fastest of at least two repeats, share of the threads' time with the CPU), after a warm-up."""
     import torch
 
     wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.split(":")[0], lambda: None)
@@ -63,15 +91,17 @@ def _best(work: Callable[[], object], device: str, seconds: float) -> float:
         return time.perf_counter() - start
 
     once()
-    best, end = once(), time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    start, cpu_start = time.perf_counter(), time.process_time()
+    best = min(once(), once())
+    while (spent := time.perf_counter() - start) < seconds:
         best = min(best, once())
-    return best
+    on_cpu = time.process_time() - cpu_start
+    return best, min(1.0, on_cpu / spent / torch.get_num_threads()) if device == "cpu" else 1.0
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Compute with so many threads, and with as many as before afterwards."""
+def _threads(count: int) -> Iterator[None]:
+    """Compute with so many threads (0: as it is), and with as many as before afterwards."""
     import torch
 
     before = torch.get_num_threads()

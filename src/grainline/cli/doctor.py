@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ EXTRAS = {
     "transformers": "parity tests against other implementations",
     "triton": "GPU kernels",
     "tensorboard": "training curves in TensorBoard",
-    "mkdocs": "building the documentation",
+    "mkdocs-material": "building the documentation",
 }
 
 
@@ -181,12 +182,13 @@ def _disk(machine: Machine) -> Check:
 
 def _writable(folder: Path) -> Check:
     folder = folder.absolute()
-    nearest = next(p for p in (folder, *folder.parents) if p.exists())
-    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
-        return Check("writing", "ok", str(folder))
-    return Check(
-        "writing", "missing", f"{nearest} can't be written to", f"chmod u+w {nearest}, or name another --folder"
-    )
+    nearest = next(p for p in (folder, *folder.parents) if os.path.exists(p))
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            return Check("writing", "ok", str(folder))
+    except OSError as error:
+        mend = f"make {nearest} writable, or name another --folder"
+        return Check("writing", "missing", f"{nearest}: {error.strerror}", mend)
 
 
 def _hub() -> Check:

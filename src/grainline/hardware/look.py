@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shutil
 from dataclasses import replace
@@ -35,7 +36,7 @@ def look(measure: bool = True, disk: str | Path = ".", fresh: bool = False) -> M
         memory_bytes=total,
         memory_available_bytes=available,
         disk_path=str(disk),
-        disk_free_bytes=shutil.disk_usage(next(p for p in (disk, *disk.parents) if p.exists())).free,
+        disk_free_bytes=shutil.disk_usage(next(p for p in (disk, *disk.parents) if os.path.exists(p))).free,
         torch=_torch_version(),
     )
     if machine.torch is None:

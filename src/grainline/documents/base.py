@@ -6,16 +6,16 @@ import json
 import os
 import tempfile
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Any, ClassVar, Self, Union, get_args, get_origin
+from typing import Any, ClassVar, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from grainline.documents.errors import DocumentError, GrainlineError, nearest
+from grainline.documents.describe import describe
+from grainline.documents.errors import DocumentError, GrainlineError
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -42,33 +42,44 @@ class Document(Part):
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
         """Read a `.toml` or `.json` file; `overrides` are ``a.b=value`` strings, values in TOML's notation."""
         path = Path(path)
-        return cls.parse(override(read_tables(path), overrides), where=path)
+        try:
+            tables = cls.migrated(read_tables(path))  # first, so that overrides may speak of today's keys
+        except ValueError as error:
+            raise DocumentError([f"{error}."], path) from None
+        return cls.parse(override(tables, overrides), where=path)
 
     @classmethod
     def parse(cls, tables: Mapping[str, Any], where: str | Path = "<memory>") -> Self:
-        """Check plain tables and build the document; `where` names their source in errors."""
-        tables = cls._migrated(dict(tables), where)
+        """Check plain tables and build the document; `where` names their source in errors.
+
+        Nothing is guessed: text is no number and true isn't 1. A whole number may be written as 80e9.
+        """
         try:
-            return cls.model_validate(tables)
+            return cls.model_validate(_exact(tables), strict=True)
         except ValidationError as error:
-            raise DocumentError((describe(cls, e) for e in error.errors()), where) from None
+            raise DocumentError(describe(cls, error), where) from None
 
     @classmethod
-    def _migrated(cls, tables: dict[str, Any], where: str | Path) -> dict[str, Any]:
+    def migrated(cls, tables: Mapping[str, Any]) -> dict[str, Any]:
+        """Tables of any version up to today's as tables of today's; ValueError if they are newer or of no version."""
         found = tables.get("schema_version", cls.version)
         if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-            raise DocumentError([f"schema_version: must be a whole number from 1 to {cls.version}, not {found!r}."], where)
+            raise ValueError(f"schema_version: must be a whole number from 1 to {cls.version}, not {found!r}")
         if found > cls.version:
-            raise DocumentError(
-                [
-                    f"schema_version: this {cls.kind} has version {found}; this grainline reads up to {cls.version}. "
-                    "Upgrade grainline."
-                ],
-                where,
+            raise ValueError(
+                f"schema_version: this {cls.kind} has version {found}, and this grainline reads up to {cls.version}. "
+                "Upgrade grainline"
             )
+        tables = dict(tables)
         for version in range(found, cls.version):
             tables = cls.migrations[version](tables)
         return {**tables, "schema_version": cls.version}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _migrate(cls, tables: Any) -> Any:
+        """Also where one document lies inside another, as a model config in a recipe."""
+        return cls.migrated(tables) if isinstance(tables, Mapping) else tables
 
     def tables(self) -> dict[str, Any]:
         """Plain tables of what was said, without keys left at None."""
@@ -77,6 +88,8 @@ class Document(Part):
     def save(self, path: str | Path) -> None:
         """Write TOML or JSON by the suffix, whole or not at all."""
         path = Path(path)
+        if path.suffix not in (".toml", ".json"):
+            raise DocumentError([f"a {self.kind} is written to a name that ends in .toml or .json."], path)
         if path.suffix == ".json":
             text = json.dumps(self.tables(), indent=2, ensure_ascii=False) + "\n"
         else:
@@ -90,20 +103,29 @@ def read_tables(path: Path) -> dict[str, Any]:
     Raises DocumentError if the file is missing, isn't text, or isn't well-formed (with line and column).
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a byte order mark in front
     except FileNotFoundError:
         raise DocumentError(["no such file."], path) from None
     except IsADirectoryError:
         raise DocumentError(["is a folder; a .toml or .json file is wanted."], path) from None
     except UnicodeDecodeError:
         raise DocumentError(["is not UTF-8 text; a .toml or .json file is wanted."], path) from None
+    notation = "JSON" if path.suffix == ".json" else "TOML"
     try:
-        tables = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DocumentError([f"is not well-formed {path.suffix[1:].upper() or 'TOML'}: {error}."], path) from None
+        tables = json.loads(text, object_pairs_hook=_distinct) if notation == "JSON" else tomllib.loads(text)
+    except ValueError as error:
+        raise DocumentError([f"is not well-formed {notation}: {error}."], path) from None
     if not isinstance(tables, dict):
         raise DocumentError(["must hold a table of keys at the top."], path)
     return tables
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON lets a key be given twice and takes the last; TOML doesn't, and neither do we."""
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"the key '{key}' is given {count} times in one table")
+    return dict(pairs)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -113,6 +135,8 @@ def write_atomically(path: Path, text: str) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
@@ -142,45 +166,10 @@ def _assigned(tables: Any, names: list[str], value: Any, assignment: str) -> dic
     return {**tables, head: _assigned(tables.get(head, {}), rest, value, assignment) if rest else value}
 
 
-def describe(model: type[BaseModel], error: ErrorDetails) -> str:
-    """One pydantic error as ``key: what was wrong. What to do.``"""
-    location = error["loc"]
-    key = ".".join(str(part) for part in location)
-    if error["type"] == "extra_forbidden":
-        owner = _owner(model, location[:-1])
-        return f"{key}: unknown key.{nearest(str(location[-1]), owner.model_fields if owner else ())}"
-    if error["type"] == "missing":
-        return f"{key}: is required."
-    message = error["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:] if not message.startswith("'") else message
-    given = f", not {error['input']!r}" if isinstance(error["input"], str | int | float | bool) else ""
-    return f"{key}: {message}{given}." if key else f"{message.rstrip('.')}."
-
-
-def _owner(model: type[BaseModel], location: Iterable[str | int]) -> type[BaseModel] | None:
-    """The table type that a location inside a document leads to."""
-    found: Any = model
-    for step in location:
-        if isinstance(step, int):
-            continue
-        field = found.model_fields.get(step) if _is_model(found) else None
-        if field is None:
-            continue  # the tag of a union, or an entry of a mapping
-        found = _model_in(field.annotation)
-        if found is None:
-            return None
-    return found
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _model_in(annotation: Any) -> Any:
-    """The one table type inside an annotation such as ``tuple[Device, ...]`` or ``Moe | None``."""
-    if _is_model(annotation):
-        return annotation
-    if get_origin(annotation) in (Union, UnionType, tuple, list, dict):
-        inner = [m for m in map(_model_in, get_args(annotation)) if m is not None]
-        return inner[0] if len(inner) == 1 else None
-    return None
+def _exact(value: Any) -> Any:
+    """Lists as tuples and whole floats as integers: what strict checking wants for what TOML and JSON can say."""
+    if isinstance(value, Mapping):
+        return {key: _exact(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_exact(entry) for entry in value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -77,11 +77,15 @@ class Cluster(Document):
         for node in self.nodes:
             for name in node.devices:
                 if name not in types:
-                    raise ValueError(f"nodes '{node.name}': no device type is named '{name}' (there are {sorted(types)})")
+                    raise ValueError(
+                        f"nodes '{node.name}': no device type is named '{name}' (there are {sorted(types)})"
+                    )
         for link in self.links:
             for name in link.between:
                 if name not in nodes:
-                    raise ValueError(f"links {list(link.between)}: no node is named '{name}' (there are {sorted(nodes)})")
+                    raise ValueError(
+                        f"links {list(link.between)}: no node is named '{name}' (there are {sorted(nodes)})"
+                    )
         return self
 
     def device_type(self, name: str) -> DeviceType:

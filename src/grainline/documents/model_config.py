@@ -151,7 +151,7 @@ class ModelConfig(Document):
         return moe
 
     def is_sparse(self, layer: int) -> bool:
-        """Whether this layer's FFN is a mixture of experts; the MTP layer, number L, is one wherever the model has any."""
+        """Whether this layer's FFN is a mixture of experts; the MTP layer, number L, is one where the model has any."""
         return self.moe is not None and layer not in self.moe.dense_layers
 
     @property

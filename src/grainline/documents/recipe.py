@@ -1,4 +1,4 @@
-"""Recipe: what is wanted. Model, data, steps, optimiser, losses, precision. It never says where anything runs: see Plan."""
+"""Recipe: what is wanted. Model, data, steps, optimiser, losses, precision. Where it runs is a Plan's matter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class ModelChoice(Part):
     def _exactly_one(self) -> Self:
         given = [k for k in type(self).model_fields if getattr(self, k) is not None]
         if len(given) != 1:
-            raise ValueError(f"set exactly one of {', '.join(type(self).model_fields)}{f'; found {given}' if given else ''}")
+            raise ValueError(
+                f"set exactly one of {', '.join(type(self).model_fields)}{f'; found {given}' if given else ''}"
+            )
         return self
 
 
@@ -33,13 +35,16 @@ class Data(Part):
         ("builtin",), description="files, folders, globs of .txt .md .jsonl[.gz|.zst] .parquet; or 'builtin'"
     )
     tokenizer: str | None = Field(
-        None, description="a tokenizer.json or a folder with one; default: the pretrained model's, or trained on the text"
+        None,
+        description="a tokenizer.json or its folder; default: the pretrained model's, or one trained on the text",
     )
     vocab_size: PositiveInt = Field(4096, ge=300, description="of the tokenizer that is trained, if one is")
     sequence_length: PositiveInt = Field(256, ge=8, description="S, tokens that a sequence predicts")
     validation_fraction: float = Field(0.02, gt=0, lt=1, description="of documents, chosen by the hash of their text")
     document_attention: bool = Field(False, description="tokens see only their own document")
-    max_bytes: PositiveInt | None = Field(None, description="read no more than so many bytes of text, of each source alike")
+    max_bytes: PositiveInt | None = Field(
+        None, description="read no more text than so many bytes, of each source alike"
+    )
 
 
 class Training(Part):

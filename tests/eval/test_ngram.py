@@ -12,30 +12,8 @@ from grainline.documents import GrainlineError
 from grainline.eval.baselines import ngram
 from grainline.eval.baselines.ngram import NGram, discounts
 
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "the",
-    "mat",
-    "and",
-    "the",
-    "dog",
-    "sat",
-    "on",
-    "the",
-    "log;",
-    "ein",
-    "Hund",
-    "saß",
-    "auf",
-    "dem",
-    "Stuhl",
-    "犬",
-    "🙂",
-    "\n",
-]
+TEXT = "the cat sat on the mat and the dog sat on the log; ein Hund saß auf dem Stuhl 犬 🙂"
+WORDS = (*TEXT.split(), "\n")
 
 
 def documents(seed: int, count: int = 30, words: int = 40) -> list[str]:

@@ -76,11 +76,11 @@ def _finished_in_a_fork(compressor: lzma.LZMACompressor, written: int, block: by
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as answer:
-        size = answer.read()
+        told = answer.read()
     os.waitpid(process, 0)
-    if len(size) != LENGTH.size:
+    if len(told) != LENGTH.size:
         raise SystemExit("a compressing process ended early; it needs about 700 MB of memory")
-    return int(LENGTH.unpack(size)[0])
+    return int(LENGTH.unpack(told)[0])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What is computed: blocks, expert layers, generation, and the formats that models come and go in.
 
-The names import torch on first use; `count` and `dial` never do.
+The names import torch on first use; `count` and `dial` never do. `build` and `generate` are in modules of their names.
 """
 
 from typing import TYPE_CHECKING
@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 from grainline._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from grainline.models.build import build
-    from grainline.models.generate import GeneratedToken, Sampling, generate
+    from grainline.models.generate import GeneratedToken, Sampling
     from grainline.models.loading import load
     from grainline.models.loss import LossSums, loss_sums
     from grainline.models.model import Model
 
-__all__ = ["GeneratedToken", "LossSums", "Model", "Sampling", "build", "generate", "load", "loss_sums"]
+__all__ = ["GeneratedToken", "LossSums", "Model", "Sampling", "load", "loss_sums"]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -23,8 +22,6 @@ __getattr__, __dir__ = lazy_exports(
         "LossSums": "loss",
         "Model": "model",
         "Sampling": "generate",
-        "build": "build",
-        "generate": "generate",
         "load": "loading",
         "loss_sums": "loss",
     },

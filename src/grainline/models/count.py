@@ -26,19 +26,28 @@ class Parameters:
         return self.active - self.embedding - self.head
 
 
-def attention_parameters(config: ModelConfig) -> int:
-    """Of one layer's attention, its q and k norms included."""
+def attention_matrices(config: ModelConfig) -> int:
+    """Weights of one layer's attention that take part in matrix products: two FLOPs each per token."""
     a, size = config.attention, config.hidden_size
     if a.kind == "mla":
         assert a.kv_rank and a.rope_dim and a.value_dim
         q_size = a.heads * (a.head_dim + a.rope_dim)
-        q = size * a.q_rank + a.q_rank + a.q_rank * q_size + a.bias * a.q_rank if a.q_rank else size * q_size
-        down = (size + a.bias) * (a.kv_rank + a.rope_dim) + a.kv_rank
-        up = a.kv_rank * a.heads * (a.head_dim + a.value_dim)
-        return q + down + up + a.heads * a.value_dim * size + a.output_bias * size
-    q_size, kv_size = a.heads * a.head_dim, a.groups_of_kv * a.head_dim
-    norms = 2 * a.head_dim if a.qk_norm else 0
-    return (size + a.bias) * (q_size + 2 * kv_size) + (q_size + a.output_bias) * size + norms
+        q = (size + q_size) * a.q_rank if a.q_rank else size * q_size
+        kv = size * (a.kv_rank + a.rope_dim) + a.kv_rank * a.heads * (a.head_dim + a.value_dim)
+        return q + kv + a.heads * a.value_dim * size
+    return size * a.head_dim * 2 * (a.heads + a.groups_of_kv)
+
+
+def attention_parameters(config: ModelConfig) -> int:
+    """Of one layer's attention: matrices, biases and the gains of its norms."""
+    a, size = config.attention, config.hidden_size
+    if a.kind == "mla":
+        assert a.kv_rank and a.rope_dim
+        q_rank = a.q_rank or 0
+        biases, gains = a.bias * (q_rank + a.kv_rank + a.rope_dim), q_rank + a.kv_rank
+    else:
+        biases, gains = a.bias * a.head_dim * (a.heads + 2 * a.groups_of_kv), 2 * a.head_dim * a.qk_norm
+    return attention_matrices(config) + biases + a.output_bias * size + gains
 
 
 def ffn_parameters(config: ModelConfig, layer: int) -> tuple[int, int]:
@@ -90,7 +99,7 @@ def flops_per_token(config: ModelConfig, sequence_length: int, *, backward: bool
     mean_attention = attention_flops_per_token(config, context)
 
     def block(layer: int) -> float:
-        return 2 * (attention_parameters(config) + ffn_parameters(config, layer)[1]) + mean_attention
+        return 2 * (attention_matrices(config) + ffn_parameters(config, layer)[1]) + mean_attention
 
     head = 2 * config.vocab_size * size
     forward = sum(block(layer) for layer in range(config.layers)) + head

@@ -1,0 +1,82 @@
+"""Every backend of every op against the reference, forward and backward, on shapes that hurt."""
+
+import pytest
+import torch
+
+from grainline import kernels
+
+
+def experts_case(counts, size=12, hidden=7, dtype=torch.float64):
+    torch.manual_seed(len(counts))
+    counts_E = torch.tensor(counts)
+    rows = torch.randn(int(counts_E.sum()), size, dtype=dtype, requires_grad=True)
+    w13 = torch.randn(len(counts), 2, hidden, size, dtype=dtype, requires_grad=True)
+    w2 = torch.randn(len(counts), size, hidden, dtype=dtype, requires_grad=True)
+    return rows, w13, w2, counts_E
+
+
+def outputs_and_grads(function, inputs, *rest):
+    out = function(*inputs, *rest)
+    seed = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    return [out.detach(), *torch.autograd.grad(out, inputs, seed)]
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 9, 1, 4], [0, 0, 5], [6], [1] * 8])
+@pytest.mark.parametrize(
+    ("backend", "dtype", "tolerance"), [("looped", torch.float64, 1e-11), ("grouped", torch.float32, 1e-4)]
+)
+def test_swiglu_experts_equal_the_reference(backend, dtype, tolerance, counts):
+    *inputs, counts_E = experts_case(counts, size=16, hidden=8, dtype=dtype)
+    ours = outputs_and_grads(kernels.BACKENDS["swiglu_experts"][backend], inputs, counts_E)
+    truth = outputs_and_grads(kernels.BACKENDS["swiglu_experts"]["reference"], inputs, counts_E)
+    for mine, theirs in zip(ours, truth, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_swiglu_experts_pass_gradcheck():
+    *inputs, counts_E = experts_case([2, 0, 3])
+    looped = kernels.BACKENDS["swiglu_experts"]["looped"]
+    assert torch.autograd.gradcheck(lambda *args: looped(*args, counts_E), inputs)
+
+
+def test_experts_keep_float32_master_weights_under_bfloat16_rows():
+    rows, w13, w2, counts_E = experts_case([40, 24], size=16, hidden=8, dtype=torch.float32)
+    out = kernels.swiglu_experts(rows.bfloat16(), w13, w2, counts_E)
+    out.float().sum().backward()
+    assert out.dtype == torch.bfloat16
+    assert w13.grad.dtype == w2.grad.dtype == torch.float32
+    truth = kernels.BACKENDS["swiglu_experts"]["reference"](rows, w13, w2, counts_E)
+    torch.testing.assert_close(out.float(), truth, rtol=0.1, atol=0.3)
+
+
+def test_combine_rows_equals_the_reference():
+    torch.manual_seed(0)
+    rows = torch.randn(30, 6, dtype=torch.float64, requires_grad=True)
+    score = torch.rand(30, dtype=torch.float64, requires_grad=True)
+    unit = torch.randint(0, 11, (30,))
+    ours = outputs_and_grads(kernels.BACKENDS["combine_rows"]["looped"], [rows, score], unit, 12)
+    truth = outputs_and_grads(kernels.BACKENDS["combine_rows"]["reference"], [rows, score], unit, 12)
+    for mine, theirs in zip(ours, truth, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+    assert torch.equal(ours[0][11], torch.zeros(6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("ignored", [0, 7, 130])
+def test_linear_cross_entropy_equals_the_reference_over_several_chunks(ignored, monkeypatch):
+    monkeypatch.setattr("grainline.kernels.cross_entropy.CHUNK_ELEMENTS", 64)
+    torch.manual_seed(0)
+    x = torch.randn(130, 9, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(17, 9, dtype=torch.float64, requires_grad=True)
+    label = torch.randint(0, 17, (130,))
+    label[:ignored] = -100
+    ours = outputs_and_grads(kernels.BACKENDS["linear_cross_entropy"]["chunked"], [x, weight], label)
+    truth = outputs_and_grads(kernels.BACKENDS["linear_cross_entropy"]["reference"], [x, weight], label)
+    for mine, theirs in zip(ours, truth, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)  # the losses are made in float32
+
+
+def test_every_device_type_names_backends_that_exist():
+    for choice in kernels.CHOICE.values():
+        for name, backend in choice.items():
+            assert backend in kernels.BACKENDS[name]
+    assert kernels.op("swiglu_experts", "xpu") is kernels.BACKENDS["swiglu_experts"]["reference"]

@@ -7,8 +7,8 @@ AdamW's rate: Liu et al. 2025 (arXiv 2502.16982), section 2.2.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -60,18 +60,26 @@ class Muon(torch.optim.Optimizer):
 
     def _step_group(self, group: dict[str, Any]) -> None:
         parameters = [p for p in group["params"] if p.grad is not None]
-        if not parameters:
-            return
-        gradients = [_local(p.grad) for p in parameters]
+        for batch in _batches(parameters):
+            self._step_batch(batch, group)
+
+    def _step_batch(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Matrices of one shape, some lying and some standing: one iteration for all of them."""
+        gradients = [_local(p.grad) for p in parameters if p.grad is not None]
         momenta = [_local(self.state[p]["momentum"]) for p in parameters]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
         whole = [_whole_matrices(p, u) for p, u in zip(parameters, ahead, strict=True)]
-        directions = _orthogonalized(whole, group["steps"], group["dtype"])
-        local = [_local(p) for p in parameters]
-        torch._foreach_mul_(local, 1 - group["lr"] * group["weight_decay"])
-        for parameter, weight, direction in zip(parameters, local, directions, strict=True):
-            scale = 0.2 * math.sqrt(max(parameter.shape[-2:]))
+        x_NRC = torch.cat([_upright(u) for u in whole])
+        if x_NRC.numel():
+            x_NRC = orthogonalize(x_NRC, steps=group["steps"], dtype=group["dtype"])
+        weights = [_local(p) for p in parameters]
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        counts = [math.prod(u.shape[:-2]) for u in whole]
+        for parameter, weight, update, part_nRC in zip(parameters, weights, whole, x_NRC.split(counts), strict=True):
+            stands = update.shape[-2] > update.shape[-1]
+            direction = (part_nRC.mT if stands else part_nRC).reshape(update.shape)
+            scale = 0.2 * math.sqrt(max(update.shape[-2:]))
             weight.add_(_own_share(parameter, direction).to(weight.dtype), alpha=-group["lr"] * scale)
 
 
@@ -103,39 +111,24 @@ def _own_share(parameter: Tensor, direction: Tensor) -> Tensor:
     return everywhere.redistribute(placements=parameter.placements).to_local()
 
 
-def _orthogonalized(updates: list[Tensor], steps: int, dtype: torch.dtype) -> list[Tensor]:
-    """The orthogonal factors of all matrices in `updates`, those of one shape (or its transpose) in one batch."""
-    results = list(updates)
-    order = sorted(range(len(updates)), key=lambda i: _shape_RC(updates[i]))
-    for shape_RC, indices in groupby(order, key=lambda i: _shape_RC(updates[i])):
-        for batch in _batches(list(indices), updates):
-            x_NRC = torch.cat([_upright(updates[i]) for i in batch])
-            if x_NRC.numel():
-                x_NRC = orthogonalize(x_NRC, steps=steps, dtype=dtype)
-            counts = [math.prod(updates[i].shape[:-2]) for i in batch]
-            for i, part_nRC in zip(batch, x_NRC.split(counts), strict=True):
-                lies = updates[i].shape[-2] != shape_RC[0]
-                results[i] = (part_nRC.mT if lies else part_nRC).reshape(updates[i].shape)
-    return results
-
-
-def _shape_RC(update: Tensor) -> tuple[int, int]:
-    rows, columns = update.shape[-2:]
-    return min(rows, columns), max(rows, columns)
-
-
 def _upright(update: Tensor) -> Tensor:
+    """[N, R, C] with R ≤ C."""
     x_NRC = update.flatten(0, -3) if update.ndim > 2 else update[None]
     return x_NRC.mT if x_NRC.shape[-2] > x_NRC.shape[-1] else x_NRC
 
 
-def _batches(indices: list[int], updates: list[Tensor]) -> Iterator[list[int]]:
-    batch: list[int] = []
-    elements = 0
-    for i in indices:
-        if batch and elements + updates[i].numel() > BATCH_ELEMENTS:
-            yield batch
-            batch, elements = [], 0
-        batch.append(i)
-        elements += updates[i].numel()
-    yield batch
+def _batches(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Parameters whose matrices have one shape or its transpose, BATCH_ELEMENTS at a time, alike on every rank."""
+    by_shape: defaultdict[tuple[int, ...], list[Tensor]] = defaultdict(list)
+    for parameter in parameters:
+        by_shape[tuple(sorted(parameter.shape[-2:]))].append(parameter)
+    for alike in by_shape.values():
+        batch: list[Tensor] = []
+        elements = 0
+        for parameter in alike:
+            if batch and elements + parameter.numel() > BATCH_ELEMENTS:
+                yield batch
+                batch, elements = [], 0
+            batch.append(parameter)
+            elements += parameter.numel()
+        yield batch

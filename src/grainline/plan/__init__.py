@@ -1,1 +1,1 @@
-""""""
+"""What to do before doing it: pure functions of the documents. No torch here."""

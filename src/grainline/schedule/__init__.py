@@ -1,1 +1,1 @@
-""""""
+"""When things happen: task graphs, schedules, simulation. No torch here."""

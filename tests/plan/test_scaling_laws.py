@@ -44,7 +44,7 @@ def test_a_budget_must_be_positive_and_finite(bad):
 
 
 def test_shares_outside_their_range_are_refused():
-    with pytest.raises(GrainlineError, match="activation 1.5"):
+    with pytest.raises(GrainlineError, match=r"activation 1\.5"):
         laws.efficiency_leverage(1.5, 12, 1e20)
     with pytest.raises(GrainlineError, match="granularity 0"):
         laws.efficiency_leverage(0.1, 0, 1e20)

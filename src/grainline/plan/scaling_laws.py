@@ -1,4 +1,4 @@
-"""The Ling scaling laws as a calculator: from compute to learning rate, batch, model size, tokens and sparsity's leverage.
+"""The Ling scaling laws as a calculator: compute → learning rate, batch, model size, tokens, leverage.
 
 Coefficients: *Towards Greater Leverage*, arXiv 2507.17702, and the Ling 2.0 report, arXiv 2510.22115, section 2. They
 were fitted between 3e17 and 3e20 FLOPs; outside, results are extrapolated (`is_fitted`).

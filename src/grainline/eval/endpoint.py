@@ -18,6 +18,7 @@ from grainline.eval.likelihood import Likelihood, Query
 
 BITS_PER_NAT = 1 / math.log(2)
 ATTEMPTS = 3
+DEFAULT_WINDOW = 4000  # characters: about 1,000 tokens of English
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -40,7 +41,13 @@ class EndpointScorer:
     """
 
     def __init__(
-        self, url: str, model: str | None = None, *, window: int = 4000, requests: int = 4, timeout_seconds: float = 300
+        self,
+        url: str,
+        model: str | None = None,
+        *,
+        window: int = DEFAULT_WINDOW,
+        requests: int = 4,
+        timeout_seconds: float = 300,
     ) -> None:
         """`url` up to and with its /v1; `model` as the server names it (default: the first it lists).
 

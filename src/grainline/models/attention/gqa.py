@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from grainline.documents import ModelConfig
 from grainline.models.attention.cache import Cache
 from grainline.models.attention.mask import Mask
-from grainline.models.attention.rope import RopeTable, apply_rope, softmax_scale
+from grainline.models.attention.rope import RopeTable, apply_rope
 from grainline.models.layers import Linear, RMSNorm
 
 
@@ -20,7 +20,7 @@ class GroupedQueryAttention(nn.Module):
         a, size = config.attention, config.hidden_size
         self.head_dim, self.interleaved = a.head_dim, a.rope.interleaved
         self.heads_per_kv = a.heads // a.groups_of_kv
-        self.scale = softmax_scale(a.rope, a.head_dim)
+        self.scale = a.head_dim**-0.5
         self.q = Linear(size, a.heads * a.head_dim, bias=a.bias)
         self.k = Linear(size, a.groups_of_kv * a.head_dim, bias=a.bias)
         self.v = Linear(size, a.groups_of_kv * a.head_dim, bias=a.bias)

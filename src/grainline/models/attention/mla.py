@@ -12,6 +12,8 @@ from grainline.models.attention.mask import Mask
 from grainline.models.attention.rope import RopeTable, apply_rope, softmax_scale
 from grainline.models.layers import Linear, RMSNorm
 
+_LATENT_EPS = 1e-6  # DeepSeek's own code leaves it so whatever the model's norm_eps is
+
 
 class MultiHeadLatentAttention(nn.Module):
     """q and k have a part that rotates (one k for all heads) and a part that doesn't; the cache holds the latent."""
@@ -26,13 +28,13 @@ class MultiHeadLatentAttention(nn.Module):
         q_size = a.heads * (a.head_dim + a.rope_dim)
         if a.q_rank:
             self.q_down = Linear(size, a.q_rank, bias=a.bias)
-            self.q_down_norm = RMSNorm(a.q_rank, config.norm_eps)
+            self.q_down_norm = RMSNorm(a.q_rank, _LATENT_EPS)
             self.q_up = Linear(a.q_rank, q_size, bias=False)
         else:
             self.q = Linear(size, q_size, bias=False)
         self.factored = a.q_rank is not None
         self.kv_down = Linear(size, a.kv_rank + a.rope_dim, bias=a.bias)
-        self.kv_down_norm = RMSNorm(a.kv_rank, config.norm_eps)
+        self.kv_down_norm = RMSNorm(a.kv_rank, _LATENT_EPS)
         self.kv_up = Linear(a.kv_rank, a.heads * (a.head_dim + a.value_dim), bias=False)
         self.o = Linear(a.heads * a.value_dim, size, bias=a.output_bias)
 

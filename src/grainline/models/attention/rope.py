@@ -68,7 +68,7 @@ def _yarn_mscale(factor: float, mscale: float) -> float:
 
 
 def softmax_scale(rope: Rope, head_dim: int) -> float:
-    """1/√head_dim; DeepSeek-V3's YaRN sharpens it by mscale_all_dim squared."""
+    """Latent attention's: 1/√head_dim, which DeepSeek-V3's YaRN sharpens by mscale_all_dim squared."""
     scale = head_dim**-0.5
     if rope.scaling == "yarn" and rope.mscale_all_dim:
         scale *= _yarn_mscale(rope.factor, rope.mscale_all_dim) ** 2

@@ -118,7 +118,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if pickles:
         raise GrainlineError(
             f"{folder}: its weights are pickles ({_some(pickles)}), and loading a pickle runs whatever code is in it, "
-            "so grainline never does. If you trust where they come from, convert them to safetensors with transformers: "
+            "so grainline never does. If you trust their source, convert them to safetensors with transformers: "
             "AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder)."
         )
     raise GrainlineError(f"{folder}: has no weights: neither {SINGLE} nor {INDEX} is there.")

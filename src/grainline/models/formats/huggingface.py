@@ -71,7 +71,7 @@ def write_folder(
     """Write config.json, generation_config.json and weights, the tokenizer's files and README.md (`card`) if given.
 
     Whole or not at all: a save that is cut off, or meets a full disk, leaves the folder as it was. Files of other names
-    stay. Weights are one file up to `shard_bytes`, beyond it several and an index; the same weights give the same bytes.
+    stay. Weights are one file up to `shard_bytes`, beyond it several and an index; equal weights give equal bytes.
 
     Raises GrainlineError if the config is more than its family's layout can say, or the folder can't be written.
     """

@@ -43,7 +43,6 @@ def staged(folder: Path, needed_bytes: int = 0) -> Iterator[Path]:
         for path in stage.iterdir():
             _to_disk(path)
         write_atomically(stage / _LIST, json.dumps(files))
-        _to_disk(stage)
     except BaseException as error:
         shutil.rmtree(stage, ignore_errors=True)
         if created:
@@ -52,6 +51,7 @@ def staged(folder: Path, needed_bytes: int = 0) -> Iterator[Path]:
         if isinstance(error, OSError) or "os error" in str(error):  # safetensors wraps the system's errors
             raise GrainlineError(f"{folder}: can't be saved: {error}. What was there before is unchanged.") from None
         raise
+    _to_disk(stage)
     finish(folder)
 
 
@@ -61,9 +61,9 @@ def finish(folder: Path) -> None:
     if not (stage / _LIST).exists():
         return
     files = json.loads((stage / _LIST).read_text())
-    for name in files:
-        if (stage / name).exists():
-            os.replace(stage / name, folder / name)
+    for path in sorted(stage.iterdir()):
+        if path.name in files:
+            os.replace(path, folder / path.name)
     for path in folder.iterdir():
         if _WEIGHTS.fullmatch(path.name) and path.name not in files:
             path.unlink()

@@ -41,7 +41,7 @@ def config_from_hf(tables: Mapping[str, Any], where: str | Path = "config.json")
 
 
 def _window(keys: Keys) -> int | None:
-    """The sliding window of all layers, or None: layers from `max_window_layers` on have it, or as `layer_types` says."""
+    """The sliding window of all layers, or None: those from `max_window_layers` on, or as `layer_types` says."""
     if not keys.flag("use_sliding_window", False) or keys.get("sliding_window") is None:
         return None
     layers = keys.integer("num_hidden_layers")

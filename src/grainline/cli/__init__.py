@@ -22,7 +22,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from grainline import __version__
@@ -104,11 +104,9 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _run(name: str, verb: Verb, arguments: list[str]) -> int:
-    import tyro
+    from grainline.cli.arguments import call
 
-    run: Callable[..., int] = importlib.import_module(f"{__name__}.{verb.module}").run
-    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName)
-    return tyro.cli(run, prog=f"grainline {name}", args=arguments, config=config)
+    return call(importlib.import_module(f"{__name__}.{verb.module}").run, f"grainline {name}", arguments)
 
 
 def usage() -> str:

@@ -1,8 +1,35 @@
-"""Argument types that several verbs share."""
+"""From a verb's typed arguments to its command line, and argument types that several verbs share."""
 
-from typing import Annotated
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import tyro
 
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")]
 """``--set a.b=c``, as often as wanted: assignments that `Document.load` takes as overrides."""
+
+CONFIG = (
+    tyro.conf.FlagCreatePairsOff,  # --flag or --no-flag, whichever isn't the default
+    tyro.conf.PositionalMetavarFromFieldName,
+    tyro.conf.DisallowNone,  # an option is left out, not set to None
+)
+
+
+def call(run: Callable[..., int], name: str, arguments: Sequence[str]) -> int:
+    """Read the arguments by `run`'s annotations and docstring, and call it. `name` is what a person typed.
+
+    Raises SystemExit after ``--help`` (0) and after an argument that isn't right (2).
+    """
+    description = (inspect.getdoc(run) or "").split("\nArgs:")[0].strip()
+    run.__annotations__ = {name: _quiet(p) for name, p in inspect.signature(run, eval_str=True).parameters.items()}
+    return tyro.cli(run, prog=name, description=description, args=arguments, config=CONFIG)
+
+
+def _quiet(parameter: inspect.Parameter) -> Any:
+    """The parameter's type, without a help's "(default: None)", which tells nobody anything."""
+    unset = parameter.default is None or parameter.default == () or isinstance(parameter.default, bool)
+    hint = tyro.conf.arg(help_behavior_hint="")
+    return Annotated[parameter.annotation, hint] if unset else parameter.annotation

@@ -1,0 +1,102 @@
+"""The processes of a run: one, or as many as torchrun started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from grainline.documents import GrainlineError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among its peers. With a world of one, every collective is free and does nothing."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+    local_world: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank speaks and writes for all."""
+        return self.rank == 0
+
+    def share(self, count: int) -> range:
+        """This rank's contiguous part of `count` things; parts differ by at most one."""
+        return range(self.rank * count // self.world, (self.rank + 1) * count // self.world)
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def from_first(self, value: T) -> T:
+        """The first rank's value (small, made of plain types), on every rank."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextmanager
+def ranks(device: str = "auto") -> Iterator[Ranks]:
+    """Join the process group that torchrun's environment describes (WORLD_SIZE, RANK, …), and leave it at the end.
+
+    `device` is "auto", "cpu", "cuda" or "mps"; ranks talk over gloo on CPUs and over NCCL between GPUs.
+    Raises GrainlineError where the device isn't there.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local_rank, local_world = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    chosen = pick_device(device, local_rank)
+    if world == 1:
+        yield Ranks(chosen)
+        return
+    if chosen.type == "mps":
+        raise GrainlineError(
+            "Several ranks can't share an Apple GPU. Set execution.device = 'cpu', or start one process."
+        )
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    joined_here = not dist.is_initialized()
+    if joined_here:
+        # Objects and checkpoints travel between CPUs, whatever the tensors do.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Ranks(chosen, dist.get_rank(), world, local_world)
+    finally:
+        if joined_here:
+            dist.destroy_process_group()
+
+
+def pick_device(wanted: str, local_rank: int) -> torch.device:
+    """The device of this rank; "auto" takes a GPU where there is one for it."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        wanted = "cuda" if gpus else "mps" if torch.backends.mps.is_available() else "cpu"
+    if wanted == "cuda":
+        if local_rank >= gpus:
+            raise GrainlineError(
+                f"Rank {local_rank} of this node has no GPU: {gpus} found. Start one process per GPU, or set "
+                "execution.device = 'cpu'."
+            )
+        return torch.device("cuda", local_rank)
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise GrainlineError("execution.device = 'mps', but this machine has no Apple GPU. Set it to 'auto' or 'cpu'.")
+    return torch.device(wanted)

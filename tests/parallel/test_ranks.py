@@ -1,0 +1,58 @@
+"""One process among its peers, and plans that it can't run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grainline.documents import GrainlineError, Plan
+from grainline.parallel import Ranks, ranks, refuse_unsupported
+from grainline.parallel.ranks import pick_device
+
+CPU = torch.device("cpu")
+
+
+@given(count=st.integers(0, 200), world=st.integers(1, 9))
+def test_shares_are_contiguous_equal_and_whole(count: int, world: int) -> None:
+    shares = [Ranks(CPU, rank, world).share(count) for rank in range(world)]
+    assert [i for share in shares for i in share] == list(range(count))
+    sizes = {len(share) for share in shares}
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_alone_collectives_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with ranks("cpu") as alone:
+        assert (alone.rank, alone.world, alone.is_first) == (0, 1, True)
+        tensor = torch.ones(3)
+        assert alone.sum_(tensor) is tensor
+        assert torch.equal(tensor, torch.ones(3))
+        assert alone.from_first({"a": 1}) == {"a": 1}
+        alone.barrier()
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(GrainlineError, match=r"Rank 0 of this node has no GPU: 0 found"):
+            pick_device("cuda", 0)
+    if not torch.backends.mps.is_available():
+        with pytest.raises(GrainlineError, match="no Apple GPU"):
+            pick_device("mps", 0)
+    assert pick_device("cpu", 3) == CPU
+
+
+def test_plans_are_refused_by_the_feature(monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = {"layout": {"data_parallel": 2, "shard": "full"}, "execution": {"recompute": "block", "compile": "on"}}
+    refuse_unsupported(Plan.parse(everything), Ranks(CPU, 0, 2))
+    with pytest.raises(GrainlineError, match=r"data_parallel is 2, but 1 process was started.*torchrun"):
+        refuse_unsupported(Plan.parse(everything), Ranks(CPU))
+    refuse_unsupported(Plan(), Ranks(CPU, 0, 2))  # a plan that doesn't say takes the ranks there are
+    with pytest.raises(GrainlineError, match="FSDP, which needs CPUs or CUDA GPUs"):
+        refuse_unsupported(Plan.parse({"layout": {"shard": "full"}}), Ranks(torch.device("mps")))
+    later = Plan.parse(everything)
+    monkeypatch.setattr(Plan, "features", ("FSDP", "pipeline parallelism"))
+    with pytest.raises(GrainlineError, match=r"asks for pipeline parallelism, which this release"):
+        refuse_unsupported(later, Ranks(CPU, 0, 2))

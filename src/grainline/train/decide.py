@@ -1,0 +1,126 @@
+"""What recipe and plan leave open (compute dtype, micro-batch, threads, ranks), decided once per run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from grainline.documents import ModelConfig, Plan, Recipe
+from grainline.hardware import Machine
+from grainline.parallel import Ranks
+from grainline.train.estimate import Estimate, estimate
+
+MEMORY_SHARE = 0.6
+"""Of the memory that is free: the rest is for what the formulas don't know."""
+
+MAX_MICRO_BATCH_TOKENS = {"cpu": 8192, "mps": 16384, "cuda": 65536}
+"""More tokens in one pass make it no faster."""
+
+WORTHWHILE_GAIN = 1.2
+"""How many times faster bfloat16 matmuls must be than float32 ones before they pay for the casts around them."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A plan with nothing left open, and the dtype that matrix products are computed in."""
+
+    plan: Plan
+    compute: str
+
+    @property
+    def micro_batch_sequences(self) -> int:
+        """Sequences in one forward pass."""
+        assert self.plan.execution.micro_batch_sequences is not None
+        return self.plan.execution.micro_batch_sequences
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of one rank."""
+        assert self.plan.execution.threads is not None
+        return self.plan.execution.threads
+
+
+def decide(
+    recipe: Recipe, plan: Plan, config: ModelConfig, machine: Machine, ranks: Ranks, before: dict[str, Any]
+) -> Decision:
+    """Fill in what is open. `before` is what an earlier start of the run decided, on the same kind of device: kept, so
+    that a resumed run computes alike.
+    """
+    device = ranks.device.type
+    if before.get("device") != device:
+        before = {}
+    compute = recipe.precision.compute
+    if compute == "auto":
+        compute = before.get("compute") or ("bfloat16" if _bfloat16_pays(machine, device) else "float32")
+    threads = plan.execution.threads or before.get("threads") or max(1, machine.threads // ranks.local_world)
+    layout = plan.layout.model_copy(update={"data_parallel": ranks.world})
+
+    def with_micro_batch(sequences: int) -> Decision:
+        execution = plan.execution.model_copy(
+            update={
+                "micro_batch_sequences": sequences,
+                "threads": threads,
+                "device": device,
+                "compile": "on" if plan.execution.compile == "on" else "off",
+            }
+        )
+        return Decision(plan.model_copy(update={"layout": layout, "execution": execution}), compute)
+
+    micro = plan.execution.micro_batch_sequences or before.get("micro_batch_sequences")
+    if micro is None:
+        free = MEMORY_SHARE * free_memory_bytes(machine, ranks)
+        sizes = range(_largest_useful(recipe, ranks), 1, -1)
+        needs = ((n, estimate_run(recipe, config, with_micro_batch(n), machine, ranks, 0).memory.total) for n in sizes)
+        micro = next((n for n, need in needs if need <= free), 1)
+    return with_micro_batch(micro)
+
+
+def peak_flops(machine: Machine, ranks: Ranks, compute: str) -> float | None:
+    """The measured matmul rate of all ranks together; None where none was measured."""
+    if ranks.device.type == "cpu":
+        rate, times = machine.flops_per_second.get(compute), ranks.world // ranks.local_world
+    else:
+        rates = machine.accelerators[0].flops_per_second if machine.accelerators else {}
+        rate, times = rates.get(compute), ranks.world
+    return rate * times if rate else None
+
+
+def estimate_run(
+    recipe: Recipe, config: ModelConfig, decision: Decision, machine: Machine, ranks: Ranks, data_bytes: int
+) -> Estimate:
+    """`estimate` for what was decided."""
+    return estimate(
+        recipe,
+        config,
+        micro_batch_sequences=decision.micro_batch_sequences,
+        compute=decision.compute,
+        recompute=decision.plan.execution.recompute == "block",
+        ranks=ranks.world,
+        sharded=decision.plan.layout.shard == "full",
+        data_bytes=data_bytes,
+        flops_per_second=peak_flops(machine, ranks, decision.compute),
+    )
+
+
+def free_memory_bytes(machine: Machine, ranks: Ranks) -> int:
+    """That one rank may count on."""
+    if ranks.device.type == "cpu" or not machine.accelerators:
+        return machine.memory_available_bytes // ranks.local_world
+    return machine.accelerators[0].memory_bytes
+
+
+def _bfloat16_pays(machine: Machine, device: str) -> bool:
+    if device == "cuda":
+        return True
+    return device == "cpu" and (_cpu_gain(machine) or 0.0) >= WORTHWHILE_GAIN
+
+
+def _cpu_gain(machine: Machine) -> float | None:
+    rates = machine.flops_per_second
+    return rates["bfloat16"] / rates["float32"] if {"bfloat16", "float32"} <= set(rates) else None
+
+
+def _largest_useful(recipe: Recipe, ranks: Ranks) -> int:
+    """Sequences beyond which a pass gets no faster, or that a rank hasn't got."""
+    useful = MAX_MICRO_BATCH_TOKENS.get(ranks.device.type, 8192) // recipe.data.sequence_length
+    return max(1, min(useful, -(-recipe.batch_sequences // ranks.world)))

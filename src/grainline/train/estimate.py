@@ -1,0 +1,163 @@
+"""What a run will need, before it starts: memory, disk and time, by formula. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from grainline.documents import ModelConfig, Recipe
+from grainline.models.count import flops_per_token, parameters
+from grainline.train.learning_rate import merge_steps
+
+FLOAT32 = 4
+UTILISATION = 0.4
+"""Share of the measured matmul rate that training is taken to reach; a run's own is the `mfu` in its metrics."""
+
+SCRATCH_BYTES = 4 * FLOAT32 << 25
+"""What Muon needs at most beside its state, for one batch of matrices."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one rank."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    working: int  # copies in the compute dtype, the output layer's gradient, the optimiser's scratch
+
+    @property
+    def total(self) -> int:
+        """All at the same time: at the end of a backward pass."""
+        return self.parameters + self.gradients + self.optimizer + self.activations + self.working
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes under the run's folder."""
+
+    checkpoints: int
+    weights: int  # best, wsm window, and the models at the end
+    data: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.checkpoints + self.weights + self.data
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Memory, disk and time of a run."""
+
+    parameters: int
+    active_parameters: int
+    tokens: int
+    flops: float
+    memory: Memory
+    disk: Disk
+    seconds: float | None  # None where no matmul rate is known
+    tokens_per_second: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; totals included."""
+        values = asdict(self)
+        values["memory"]["total"] = self.memory.total
+        values["disk"]["total"] = self.disk.total
+        return values
+
+
+def estimate(
+    recipe: Recipe,
+    config: ModelConfig,
+    *,
+    micro_batch_sequences: int,
+    compute: str,
+    recompute: bool,
+    ranks: int,
+    sharded: bool,
+    data_bytes: int,
+    flops_per_second: float | None,
+) -> Estimate:
+    """`flops_per_second` is the measured matmul rate of all ranks together; `data_bytes` the packed data's size."""
+    count = parameters(config)
+    total = count.total + count.mtp
+    tables = count.embedding + count.head
+    per_value = 1 if recipe.optimizer.kind == "muon" else 2
+    state = FLOAT32 * (per_value * (total - tables) + 2 * tables)
+    shares = ranks if sharded else 1
+    tokens = micro_batch_sequences * recipe.data.sequence_length
+    memory = Memory(
+        parameters=FLOAT32 * total // shares,
+        gradients=FLOAT32 * total // shares,
+        optimizer=state // shares,
+        activations=tokens * activation_bytes_per_token(config, compute, recompute),
+        working=_working_bytes(config, total, compute) + min(SCRATCH_BYTES, 4 * FLOAT32 * total),
+    )
+    weights = FLOAT32 * total
+    merged = len(merge_steps(recipe.learning_rate, recipe.training.steps))
+    all_tokens = recipe.training.steps * recipe.training.batch_tokens
+    flops = all_tokens * flops_per_token(config, recipe.data.sequence_length)
+    seconds = flops / (UTILISATION * flops_per_second) if flops_per_second else None
+    return Estimate(
+        parameters=total,
+        active_parameters=count.active,
+        tokens=all_tokens,
+        flops=flops,
+        memory=memory,
+        disk=Disk(
+            checkpoints=(recipe.checkpoint.keep + 1) * (weights + state),  # one more while it is being written
+            weights=weights * (2 + merged + (3 if merged else 2)),
+            data=data_bytes,
+        ),
+        seconds=seconds,
+        tokens_per_second=all_tokens / seconds if seconds else None,
+    )
+
+
+def activation_bytes_per_token(config: ModelConfig, compute: str, recompute: bool) -> int:
+    """Kept between forward and backward for each token of a micro-batch: a tally of what each layer saves.
+
+    Norms keep their input and its normalised value in float32; routers compute in float32. Within a quarter of what
+    autograd saves (tests/train/test_estimate.py), on the high side.
+    """
+    size, width = config.hidden_size, 2 if compute == "bfloat16" else 4
+    layers = [_block_bytes(config, layer, width) for layer in range(config.layers + config.mtp_depth)]
+    ends = _norm_bytes(size, width) + 2 * size * width
+    if config.mtp_depth:
+        ends += 3 * _norm_bytes(size, width) + 4 * size * width
+    if recompute:
+        return len(layers) * size * width + max(layers) + ends
+    return sum(layers) + ends
+
+
+def _norm_bytes(size: int, width: int) -> int:
+    kept = 4 * size if width == 4 else 8 * size  # in float32 the input is the stream itself, counted elsewhere
+    return kept + size * width
+
+
+def _block_bytes(config: ModelConfig, layer: int, width: int) -> int:
+    a, size = config.attention, config.hidden_size
+    if a.kind == "mla":
+        assert a.kv_rank and a.rope_dim and a.value_dim
+        q = a.heads * (a.head_dim + a.rope_dim)
+        low = (a.q_rank or 0) + a.kv_rank
+        attention = width * (3 * q + 2 * a.heads * a.value_dim) + 2 * _norm_bytes(low, width)
+    else:
+        q, kv = a.heads * a.head_dim, a.groups_of_kv * a.head_dim
+        attention = width * (4 * q + q + kv)  # q, repeated k and v, output, and what was before the norms
+        attention += _norm_bytes(q + kv, width) if a.qk_norm else 0
+    stream = 2 * size * width + 2 * _norm_bytes(size, width)
+    if not config.is_sparse(layer) or config.moe is None:
+        return attention + stream + width * 5 * config.ffn_hidden
+    moe = config.moe
+    routed = moe.top_k * (width * (2 * size + 2 * moe.expert_hidden) + 32)
+    router = 4 * (size + 5 * moe.experts)
+    return attention + stream + routed + router + width * 5 * moe.shared_width
+
+
+def _working_bytes(config: ModelConfig, total: int, compute: str) -> int:
+    heads = 1 + config.mtp_depth
+    copies = 2 * total if compute == "bfloat16" else 0
+    return copies + heads * FLOAT32 * config.vocab_size * config.hidden_size

@@ -1,0 +1,103 @@
+"""What a person sees while a run goes on: a live line on a terminal, plain lines where there is none, and log.txt."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+PLAIN_SECONDS = 5.0
+
+
+class Reporter:
+    """Speaks for one run, on standard error; `log` gets the plain lines too, with times."""
+
+    def __init__(self, steps: int, log: Path | None = None, *, quiet: bool = False) -> None:
+        self._steps = steps
+        self._quiet = quiet
+        self._console = Console(stderr=True, highlight=False)
+        self._log: TextIO | None = None
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            self._log = log.open("a", encoding="utf-8")
+        self._live: Progress | None = None
+        self._task: Any = None
+        self._last_plain = float("-inf")
+
+    def say(self, text: str) -> None:
+        """One remark."""
+        if self._log is not None:
+            self._log.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
+            self._log.flush()
+        if self._quiet:
+            return
+        if self._live is not None:
+            self._live.console.print(text)
+        elif self._console.is_terminal:
+            self._console.print(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def step(self, line: dict[str, Any], seconds_left: float) -> None:
+        """One step's metrics; shown live, or every few seconds."""
+        text = describe(line, seconds_left)
+        if self._console.is_terminal and not self._quiet:
+            if self._live is None:
+                self._live = Progress(
+                    TextColumn("{task.completed}/{task.total}"),
+                    BarColumn(bar_width=20),
+                    _Fields(),
+                    console=self._console,
+                    transient=True,
+                )
+                self._live.start()
+                self._task = self._live.add_task("", total=self._steps, fields=text)
+            self._live.update(self._task, completed=line["step"], fields=text)
+        if time.monotonic() - self._last_plain >= PLAIN_SECONDS or line["step"] == self._steps:
+            self._last_plain = time.monotonic()
+            plain = f"step {line['step']}/{self._steps}  {text}"
+            if self._live is None:
+                self.say(plain)
+            elif self._log is not None:
+                self._log.write(f"{datetime.now().isoformat(timespec='seconds')} {plain}\n")
+                self._log.flush()
+
+    def close(self) -> None:
+        """End the live line and the log."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+
+class _Fields(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["fields"])
+
+
+def describe(line: dict[str, Any], seconds_left: float) -> str:
+    """A step's metrics in one line of text."""
+    parts = [f"loss {line['loss']:.3f}", f"{line['bits_per_byte']:.3f} bits/byte"]
+    parts.append(f"{line['tokens_per_second']:,.0f} tok/s")
+    if line.get("mfu") is not None:
+        parts.append(f"MFU {line['mfu']:.0%}")
+    if line.get("imbalance"):
+        parts.append(f"imbalance {max(line['imbalance']):.2f}")
+    parts.append(f"{duration(seconds_left)} left")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``2 h 05 min``, ``3 min 10 s`` or ``12 s``."""
+    whole = max(0, round(seconds))
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"

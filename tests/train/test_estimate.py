@@ -1,0 +1,165 @@
+"""The dry run's figures against counting, and what is decided from them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from grainline.documents import ModelConfig, Plan, Recipe
+from grainline.hardware import Accelerator, Machine
+from grainline.models.build import build
+from grainline.models.count import flops_per_token
+from grainline.models.dial import config_for_depth, dense_twin
+from grainline.models.loss import loss_sums
+from grainline.parallel import Ranks
+from grainline.train.decide import decide, estimate_run, peak_flops
+from grainline.train.estimate import UTILISATION, activation_bytes_per_token, estimate
+from grainline.train.optim import Optimizer
+
+CPU = Ranks(torch.device("cpu"))
+MACHINE = Machine(
+    system="Linux",
+    architecture="x86_64",
+    cpu="made up",
+    cpu_features=(),
+    physical_cores=8,
+    logical_cores=16,
+    usable_cores=8,
+    threads=8,
+    memory_bytes=64 << 30,
+    memory_available_bytes=32 << 30,
+    disk_path=".",
+    disk_free_bytes=1 << 40,
+    torch="2.13.0",
+    flops_per_second={"float32": 1e11, "bfloat16": 3e11},
+)
+GPU = dataclasses.replace(
+    MACHINE, accelerators=(Accelerator("gpu", "cuda", 80 << 30, "9.0", {"float32": 5e13, "bfloat16": 7e14}),)
+)
+
+
+def _recipe(**tables: object) -> Recipe:
+    base = {
+        "model": {"depth": 3},
+        "data": {"sequence_length": 64},
+        "training": {"steps": 50, "batch_tokens": 512},
+        "learning_rate": {"peak": 1e-3},
+    }
+    return Recipe.parse(base | tables)
+
+
+def _saved_bytes(config: ModelConfig, sequences: int, compute: str) -> int:
+    """What autograd keeps of a forward pass, weights left out."""
+    model = build(config)
+    model.compute_dtype = getattr(torch, compute)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids_BS1 = torch.randint(0, config.vocab_size, (sequences, 65), generator=torch.Generator().manual_seed(0))
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        sums = loss_sums(model, ids_BS1)
+    assert sums.tokens == sequences * 64
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_activations_are_within_a_quarter_of_what_autograd_saves(compute: str, dense: bool) -> None:
+    config = config_for_depth(4, 512, 64)
+    config = dense_twin(config) if dense else config
+    per_token = (_saved_bytes(config, 4, compute) - _saved_bytes(config, 2, compute)) / 128
+    assert 1.0 <= activation_bytes_per_token(config, compute, recompute=False) / per_token <= 1.26
+
+
+def _estimate(recipe: Recipe, config: ModelConfig, **changes: object):  # type: ignore[no-untyped-def]
+    options = {
+        "micro_batch_sequences": 2,
+        "compute": "float32",
+        "recompute": False,
+        "ranks": 1,
+        "sharded": False,
+        "data_bytes": 0,
+        "flops_per_second": 1e11,
+    }
+    return estimate(recipe, config, **(options | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_state_is_counted_as_it_is_allocated(kind: str) -> None:
+    config = config_for_depth(3, 512, 64)
+    recipe = _recipe(optimizer={"kind": kind})
+    model = build(config)
+    optimizer = Optimizer(model.named_parameters(), recipe.optimizer)
+    need = _estimate(recipe, config)
+    assert need.memory.parameters == sum(p.nbytes for p in model.parameters())
+    held = sum(t.nbytes for t in optimizer.tensors().values())
+    assert need.memory.optimizer == pytest.approx(held, rel=0.03)  # routers and gains are AdamW's too
+    sharded = _estimate(recipe, config, ranks=4, sharded=True)
+    assert sharded.memory.optimizer == need.memory.optimizer // 4
+    assert _estimate(recipe, config, ranks=4).memory.optimizer == need.memory.optimizer
+
+
+def test_time_is_flops_over_rate() -> None:
+    config, recipe = config_for_depth(3, 512, 64), _recipe()
+    need = _estimate(recipe, config)
+    assert need.tokens == 50 * 512
+    assert need.flops == need.tokens * flops_per_token(config, 64)
+    assert need.seconds == pytest.approx(need.flops / (1e11 * UTILISATION))
+    assert _estimate(recipe, config, flops_per_second=None).seconds is None
+
+
+def test_disk_grows_with_what_is_kept_and_merged() -> None:
+    config = config_for_depth(3, 512, 64)
+    few = _estimate(_recipe(checkpoint={"keep": 1}), config).disk
+    many = _estimate(_recipe(checkpoint={"keep": 5}), config).disk
+    assert many.checkpoints == 3 * few.checkpoints
+    wsm = {"peak": 1e-3, "schedule": "wsm", "merge_checkpoints": 7}
+    merged = _estimate(_recipe(learning_rate=wsm), config)
+    assert merged.disk.weights > few.weights + 7 * merged.memory.parameters
+    assert merged.as_dict()["disk"]["total"] == merged.disk.total
+
+
+def test_what_is_open_is_decided_from_the_machine() -> None:
+    recipe, config = _recipe(), config_for_depth(3, 512, 64)
+    found = decide(recipe, Plan(), config, MACHINE, CPU, {})
+    assert (found.compute, found.threads, found.micro_batch_sequences) == ("bfloat16", 8, 8)
+    slow = dataclasses.replace(MACHINE, flops_per_second={"float32": 1e11, "bfloat16": 1e11})
+    assert decide(recipe, Plan(), config, slow, CPU, {}).compute == "float32"
+    unmeasured = dataclasses.replace(MACHINE, flops_per_second={})
+    assert decide(recipe, Plan(), config, unmeasured, CPU, {}).compute == "float32"
+    assert peak_flops(unmeasured, CPU, "float32") is None
+    two = Ranks(torch.device("cpu"), rank=1, world=2, local_world=2)
+    assert decide(recipe, Plan(), config, MACHINE, two, {}).threads == 4
+    assert peak_flops(MACHINE, two, "bfloat16") == 3e11
+    gpus = Ranks(torch.device("cuda", 0), world=4, local_world=4)
+    assert peak_flops(GPU, gpus, "bfloat16") == 4 * 7e14
+
+
+def test_micro_batches_shrink_to_the_memory_there_is() -> None:
+    recipe, config = _recipe(training={"steps": 5, "batch_tokens": 64 * 64}), config_for_depth(8, 4096, 64)
+    found = decide(recipe, Plan(), config, MACHINE, CPU, {})
+    need = estimate_run(recipe, config, found, MACHINE, CPU, 0).memory.total
+    tight = dataclasses.replace(MACHINE, memory_available_bytes=int(need))
+    smaller = decide(recipe, Plan(), config, tight, CPU, {})
+    assert 1 < smaller.micro_batch_sequences < found.micro_batch_sequences == 64
+    assert estimate_run(recipe, config, smaller, tight, CPU, 0).memory.total <= 0.6 * need
+
+
+def test_a_resumed_run_decides_as_before_on_the_same_kind_of_device() -> None:
+    recipe, config = _recipe(), config_for_depth(3, 512, 64)
+    before = {"device": "cpu", "compute": "float32", "threads": 3, "micro_batch_sequences": 5}
+    found = decide(recipe, Plan(), config, MACHINE, CPU, before)
+    assert (found.compute, found.threads, found.micro_batch_sequences) == ("float32", 3, 5)
+    elsewhere = decide(recipe, Plan(), config, MACHINE, CPU, before | {"device": "cuda"})
+    assert elsewhere.micro_batch_sequences == 8
+    asked = Plan.parse({"execution": {"micro_batch_sequences": 2}})
+    assert decide(recipe, asked, config, MACHINE, CPU, before).micro_batch_sequences == 2

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grainline.documents import GrainlineError, Plan
-from grainline.parallel import Ranks, ranks, refuse_unsupported
+from grainline.parallel import Ranks, join_ranks, refuse_unsupported
 from grainline.parallel.ranks import pick_device
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ def test_shares_are_contiguous_equal_and_whole(count: int, world: int) -> None:
 
 def test_alone_collectives_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with ranks("cpu") as alone:
+    with join_ranks("cpu") as alone:
         assert (alone.rank, alone.world, alone.is_first) == (0, 1, True)
         tensor = torch.ones(3)
         assert alone.sum_(tensor) is tensor

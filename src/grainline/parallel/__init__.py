@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from grainline.parallel.data_parallel import sum_gradients
     from grainline.parallel.features import refuse_unsupported
     from grainline.parallel.fsdp import shard
-    from grainline.parallel.ranks import Ranks, ranks
+    from grainline.parallel.ranks import Ranks, join_ranks
 
-__all__ = ["Ranks", "ranks", "refuse_unsupported", "shard", "sum_gradients"]
+__all__ = ["Ranks", "join_ranks", "refuse_unsupported", "shard", "sum_gradients"]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "Ranks": "ranks",
-        "ranks": "ranks",
+        "join_ranks": "ranks",
         "refuse_unsupported": "features",
         "shard": "fsdp",
         "sum_gradients": "data_parallel",

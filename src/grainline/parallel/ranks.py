@@ -56,7 +56,7 @@ class Ranks:
 
 
 @contextmanager
-def ranks(device: str = "auto") -> Iterator[Ranks]:
+def join_ranks(device: str = "auto") -> Iterator[Ranks]:
     """Join the process group that torchrun's environment describes (WORLD_SIZE, RANK, …), and leave it at the end.
 
     `device` is "auto", "cpu", "cuda" or "mps"; ranks talk over gloo on CPUs and over NCCL between GPUs.

@@ -28,8 +28,8 @@ format: $(STAMP) ## mend what ruff can mend
 	$(BIN)/ruff check --fix $(SRC)
 	$(BIN)/ruff format $(SRC)
 
-docs: $(STAMP) $(VENV)/.docs ## the documentation site, into site/
-	$(BIN)/mkdocs build --strict
+docs: $(STAMP) ## the documentation site, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 exhibits: $(STAMP) ## every exhibit in full; results are kept in docs/exhibits/results
 	$(BIN)/grainline exhibit --all --save docs/exhibits/results
@@ -41,9 +41,5 @@ clean: ## remove the environment and everything built
 	rm -rf $(VENV) site build src/*.egg-info
 
 $(STAMP): pyproject.toml constraints.txt
-	@sh scripts/environment.sh $(VENV) dev $(PYTHON)
-	@touch $@
-
-$(VENV)/.docs: $(STAMP)
-	@sh scripts/environment.sh $(VENV) docs
+	@sh scripts/environment.sh $(VENV) $(PYTHON)
 	@touch $@

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Makes the environment that every make target runs in, or says plainly why it can't.
-# usage: environment.sh FOLDER EXTRA [PYTHON]; called by the Makefile.
+# usage: environment.sh FOLDER [PYTHON]; called by the Makefile.
 set -eu
-folder=$1 extra=$2 python=${3:-} wanted="3.11, 3.12 or 3.13"
+folder=$1 python=${2:-} wanted="3.11, 3.12 or 3.13"
 
 stop() {
   printf '%s\n' "$@" >&2
@@ -58,5 +58,5 @@ echo "Installing grainline into $folder; this takes minutes the first time."
 # A torch that is already there (a CPU build, say) stays, as long as it is in pyproject.toml's range.
 if [ -d "$torch" ]; then pin=""; else pin="-c constraints.txt"; fi
 # shellcheck disable=SC2086
-"$folder/bin/python" -m pip --disable-pip-version-check --no-input install -q $pin -e ".[$extra]" ||
+"$folder/bin/python" -m pip --disable-pip-version-check --no-input install -q $pin -e '.[dev]' ||
   stop "The installation stopped: see above. Running this again goes on from there."

@@ -114,6 +114,11 @@ def raising(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
         (DocumentError(["x: is required."], "r.toml"), 2, "grainline: r.toml: x: is required.\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "grainline: No space left on device.\n"),
         (PermissionError(errno.EACCES, "Permission denied", "/a/b"), 2, "grainline: /a/b: Permission denied.\n"),
+        (
+            ModuleNotFoundError("No module named 'a.b'", name="a.b"),
+            2,
+            f"grainline: the package 'a' is missing. Install it, e.g.\n  {sys.executable} -m pip install a\n",
+        ),
         (KeyboardInterrupt(), 130, "\nInterrupted.\n"),
         (SystemExit(3), 3, ""),
         (SystemExit(), 0, ""),

@@ -124,10 +124,15 @@ def _explain(error: Exception) -> int:
     import errno
     import traceback
 
-    from grainline.documents import GrainlineError
-
     if os.environ.get(DEBUG):
         traceback.print_exception(error)
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "grainline").startswith("grainline"):
+        package = str(error.name).split(".")[0]
+        print(f"grainline: the package '{package}' is missing. Install it, e.g.", file=sys.stderr)
+        print(f"  {sys.executable} -m pip install {package}", file=sys.stderr)
+        return MENDABLE
+    from grainline.documents import GrainlineError
+
     mendable = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
     if isinstance(error, GrainlineError):
         print(f"grainline: {error}", file=sys.stderr)

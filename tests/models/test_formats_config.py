@@ -154,6 +154,22 @@ def test_both_ways_of_writing_rope_mean_the_same(model_type: str, scaling: dict[
     assert config_from_hf(old) == config_from_hf(new)
 
 
+def test_no_value_of_any_key_is_more_than_an_error_for_people() -> None:
+    junk = ["x", -1, 0, 0.5, 10**9, True, [], ["x"], {}, {"x": {}}, {"rope_type": []}, None]
+    junk += [{"rope_type": "yarn", "original_max_position_embeddings": bad} for bad in (0, "x", [])]
+    junk += [{"rope_type": "linear", "factor": bad, "rope_theta": "x"} for bad in (0.1, "x")]
+    refused = 0
+    for model_type in SMALLEST:
+        written = config_to_hf(config_from_hf(hf(model_type)))
+        for key in [*written, "rope_parameters", "layer_types", "mlp_only_layers", "quantization_config"]:
+            for value in junk if key != "num_hidden_layers" else junk[:4]:
+                try:
+                    config_to_hf(config_from_hf(written | {key: value}))
+                except GrainlineError:
+                    refused += 1
+    assert refused > 1_000
+
+
 def test_where_layers_differ_they_are_named() -> None:
     sparse_every_second = hf("qwen3_moe", decoder_sparse_step=2, mlp_only_layers=[3])
     assert config_from_hf(sparse_every_second).moe.dense_layers == (0, 2, 3)  # type: ignore[union-attr]

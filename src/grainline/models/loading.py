@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from grainline.models.model import Model
 
 if TYPE_CHECKING:
     from grainline.data.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 __all__ = ["build", "load", "load_config", "locate"]
 
@@ -33,10 +36,9 @@ def load(
     chosen = _dtype(dtype)
     tokenizer = Tokenizer.load(folder)
     model = load_model(folder, chosen, device or "cpu")
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise GrainlineError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.config.vocab_size}."
-        )
+    if tokenizer.vocab_size > model.config.vocab_size:  # some folders add a pad token that the model never learned
+        text = "%s: the tokenizer has %d tokens, the model only %d; the others can't be used."
+        log.warning(text, folder, tokenizer.vocab_size, model.config.vocab_size)
     return model, tokenizer
 
 

@@ -11,7 +11,7 @@ from grainline.models.formats.folder import read_config
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _CONFIG_FILES = ["config.json", "generation_config.json", "model.safetensors.index.json"]
-_ALL_FILES = ["*.safetensors", "*.json", "*.jinja"]
+_ALL_FILES = ["model*.safetensors", "*.json", "*.jinja"]
 
 
 def locate(path_or_hub_id: str | Path, *, weights: bool = True) -> Path:

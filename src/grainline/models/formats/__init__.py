@@ -33,7 +33,7 @@ def config_from_hf(tables: Mapping[str, Any], where: str | Path = "config.json")
     model_type = tables.get("model_type")
     if model_type is None:
         raise DocumentError([f"model_type: is required. Known: {', '.join(FAMILIES)}."], where)
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise DocumentError([f"model_type: '{model_type}' is not known. Known: {', '.join(FAMILIES)}."], where)
     config: ModelConfig = FAMILIES[model_type].config_from_hf(tables, where)
     return config

@@ -10,7 +10,7 @@ from grainline.models.formats.keys import Keys
 
 def check_architecture(keys: Keys, architecture: str) -> None:
     """Refuse a config whose `architectures` doesn't hold `architecture`; older ones without the key pass."""
-    said = keys.get("architectures")
+    said = keys.list("architectures")
     if said and architecture not in said:
         keys.refuse("architectures", f"of model_type '{keys.get('model_type')}' only {architecture} is computed")
 
@@ -62,7 +62,7 @@ def heads_from_hf(keys: Keys, *, head_dim: int | None = None) -> dict[str, int]:
     return {
         "heads": heads,
         "kv_heads": keys.integer("num_key_value_heads", heads),
-        "head_dim": keys.integer("head_dim", head_dim or keys.integer("hidden_size") // heads),
+        "head_dim": keys.integer("head_dim", head_dim or keys.integer("hidden_size") // max(heads, 1)),
     }
 
 

@@ -69,6 +69,20 @@ class Keys:
             raise DocumentError([f"{key}: must be true or false, not {value!r}."], self.where)
         return value
 
+    def list(self, key: str) -> list[Any]:
+        """A list; empty where the key is missing or null."""
+        value = self.get(key, [])
+        if not isinstance(value, list):
+            raise DocumentError([f"{key}: must be a list, not {value!r}."], self.where)
+        return value
+
+    def table(self, key: str) -> Mapping[str, Any]:
+        """A table of keys; empty where the key is missing or null."""
+        value = self.get(key, {})
+        if not isinstance(value, Mapping):
+            raise DocumentError([f"{key}: must be a table of keys, not {value!r}."], self.where)
+        return value
+
     def must_be(self, key: str, wanted: Any, why: str) -> None:
         """Refuse any value of `key` but `wanted` (or none)."""
         if self.get(key, wanted) != wanted:

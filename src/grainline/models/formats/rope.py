@@ -31,37 +31,36 @@ _STRETCH_KEYS: Mapping[str, Mapping[str, str]] = {
 _NOT_STRETCHING = {"type", "rope_type", "rope_theta", "partial_rotary_factor"}
 
 
-def rope_from_hf(keys: Keys, *, theta: float, interleaved: bool = False, fraction: float | None = None) -> Rope:
-    """The Rope that config.json describes.
+def rope_from_hf(
+    keys: Keys, *, theta: float, interleaved: bool = False, fraction: float | None = None
+) -> dict[str, Any]:
+    """The tables of the Rope that config.json describes.
 
     `theta` is the family's own default. `fraction` is what the family reads elsewhere; None means that the family
     has no partial rotation, so any factor but 1 is refused.
     """
-    new, old = keys.get("rope_parameters"), keys.get("rope_scaling")
+    new, old = keys.table("rope_parameters"), keys.table("rope_scaling")
+    where = "rope_parameters" if new else "rope_scaling"
+    stretch = new or old
     if new and old and new != old:
         keys.refuse("rope_scaling", "rope_parameters says something else; remove one of them")
-    where = "rope_parameters" if new else "rope_scaling"
-    stretch = dict(new or old or {})
     if any(isinstance(value, Mapping) for value in stretch.values()):
         keys.refuse(where, "every layer has the same RoPE here")
-
     partial = stretch.get("partial_rotary_factor", keys.get("partial_rotary_factor"))
     if fraction is None and partial not in (None, 1, 1.0):
         raise DocumentError([f"partial_rotary_factor: {partial!r} is not supported in this model type."], keys.where)
-    return Rope.model_validate(
-        {
-            "theta": float(stretch.get("rope_theta") or keys.number("rope_theta", theta)),
-            "fraction": 1.0 if fraction is None else fraction,
-            "interleaved": interleaved,
-            **_stretch(keys, where, stretch),
-        }
-    )
+    return {
+        "theta": stretch.get("rope_theta") or keys.number("rope_theta", theta),
+        "fraction": 1.0 if fraction is None else fraction,
+        "interleaved": interleaved,
+        **_stretch(keys, where, stretch),
+    }
 
 
 def _stretch(keys: Keys, where: str, stretch: Mapping[str, Any]) -> dict[str, Any]:
     said = stretch.get("rope_type") or stretch.get("type") or "default"
     kind = "none" if said == "default" else said
-    if kind not in _STRETCH_KEYS:
+    if not isinstance(kind, str) or kind not in _STRETCH_KEYS:
         known = ", ".join(f"'{k}'" for k in ("default", *list(_STRETCH_KEYS)[1:]))
         raise DocumentError([f"{where}.rope_type: {said!r} is not supported; known are {known}."], keys.where)
     ours = _STRETCH_KEYS[kind]
@@ -74,7 +73,10 @@ def _stretch(keys: Keys, where: str, stretch: Mapping[str, Any]) -> dict[str, An
         # The pretraining length where it isn't said is the model's own, as in transformers.
         read.setdefault("original_positions", keys.integer("max_position_embeddings"))
     if kind == "yarn" and "factor" not in read:
-        read["factor"] = keys.integer("max_position_embeddings") / read["original_positions"]
+        original = Keys(stretch, f"{keys.where}: {where}").number(
+            "original_max_position_embeddings", read["original_positions"]
+        )
+        read["factor"] = keys.integer("max_position_embeddings") / max(original, 1)
     if kind != "none" and "factor" not in read:
         raise DocumentError([f"{where}.factor: is required with rope_type '{said}'."], keys.where)
     return {"scaling": kind, **read}

@@ -49,7 +49,8 @@ def staged(folder: Path, needed_bytes: int = 0) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         if isinstance(error, OSError) or "os error" in str(error):  # safetensors wraps the system's errors
-            raise GrainlineError(f"{folder}: can't be saved: {error}. What was there before is unchanged.") from None
+            why = getattr(error, "strerror", None) or error
+            raise GrainlineError(f"{folder}: can't be saved: {why}. What was there before is unchanged.") from None
         raise
     _to_disk(stage)
     finish(folder)

@@ -46,7 +46,7 @@ def config_from_hf(tables: Mapping[str, Any], where: str | Path = "config.json")
         "kv_rank": keys.integer("kv_lora_rank"),
         "rope_dim": keys.integer("qk_rope_head_dim"),
         "value_dim": keys.integer("v_head_dim"),
-        "rope": rope_from_hf(keys, theta=10_000.0, interleaved=keys.flag("rope_interleave", True)).model_dump(),
+        "rope": rope_from_hf(keys, theta=10_000.0, interleaved=keys.flag("rope_interleave", True)),
     }
     layers = keys.integer("num_hidden_layers")
     moe = {

@@ -52,7 +52,7 @@ def config_from_hf(tables: Mapping[str, Any], where: str | Path = "config.json")
         "qk_norm": keys.flag("use_qk_norm", True),
         "bias": keys.flag("use_qkv_bias", False),
         "output_bias": keys.flag("use_bias", False),
-        "rope": rope_from_hf(keys, theta=600_000.0, fraction=_rotating_fraction(keys, heads["head_dim"])).model_dump(),
+        "rope": rope_from_hf(keys, theta=600_000.0, fraction=_rotating_fraction(keys, heads["head_dim"])),
     }
     config = {"family": FAMILY, **common_from_hf(keys), "mtp_depth": mtp_depth_from_hf(keys), "attention": attention}
     if keys.get("num_experts"):
@@ -62,14 +62,15 @@ def config_from_hf(tables: Mapping[str, Any], where: str | Path = "config.json")
 
 def _rotating_fraction(keys: Keys, head_dim: int) -> float:
     """Share of a head that rotates: `partial_rotary_factor`, else `rotary_dim` of it, else all."""
-    inside = (keys.get("rope_parameters") or {}).get("partial_rotary_factor")
-    said = inside if inside is not None else keys.get("partial_rotary_factor")
-    dims = keys.get("rotary_dim")
-    if said is None:
-        return 1.0 if dims is None else dims / head_dim
+    dims = keys.integer("rotary_dim") if keys.get("rotary_dim") is not None else None
+    inside = Keys(keys.table("rope_parameters"), f"{keys.where}: rope_parameters")
+    holder = inside if inside.get("partial_rotary_factor") is not None else keys
+    if holder.get("partial_rotary_factor") is None:
+        return 1.0 if dims is None else dims / max(head_dim, 1)
+    said = holder.number("partial_rotary_factor")
     if dims is not None and int(head_dim * said) != dims:
         keys.refuse("rotary_dim", f"partial_rotary_factor {said} of head_dim {head_dim} is {int(head_dim * said)}")
-    return float(said)
+    return said
 
 
 def _moe(keys: Keys) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def config_from_hf(tables: Mapping[str, Any], where: str | Path = "config.json")
     check_architecture(keys, ARCHITECTURE)
     bias = keys.flag("attention_bias", False)
     rope = rope_from_hf(keys, theta=10_000.0)
-    attention = {**heads_from_hf(keys), "bias": bias, "output_bias": bias, "rope": rope.model_dump()}
+    attention = {**heads_from_hf(keys), "bias": bias, "output_bias": bias, "rope": rope}
     return ModelConfig.parse({"family": FAMILY, **common_from_hf(keys), "attention": attention}, where)
 
 

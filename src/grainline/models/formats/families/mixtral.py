@@ -29,7 +29,7 @@ def config_from_hf(tables: Mapping[str, Any], where: str | Path = "config.json")
     keys = Keys(tables, where)
     check_architecture(keys, ARCHITECTURE)
     rope = rope_from_hf(keys, theta=1_000_000.0)
-    attention = {**heads_from_hf(keys), "window": keys.get("sliding_window"), "rope": rope.model_dump()}
+    attention = {**heads_from_hf(keys), "window": keys.get("sliding_window"), "rope": rope}
     moe = {
         "experts": keys.integer("num_local_experts" if "num_local_experts" in tables else "num_experts"),
         "top_k": keys.integer("num_experts_per_tok"),

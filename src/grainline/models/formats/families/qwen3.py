@@ -35,7 +35,7 @@ def config_from_hf(tables: Mapping[str, Any], where: str | Path = "config.json")
         "bias": bias,
         "output_bias": bias,
         "window": _window(keys),
-        "rope": rope_from_hf(keys, theta=10_000.0).model_dump(),
+        "rope": rope_from_hf(keys, theta=10_000.0),
     }
     return ModelConfig.parse({"family": FAMILY, **common_from_hf(keys), "attention": attention}, where)
 
@@ -45,7 +45,7 @@ def _window(keys: Keys) -> int | None:
     if not keys.flag("use_sliding_window", False) or keys.get("sliding_window") is None:
         return None
     layers = keys.integer("num_hidden_layers")
-    kinds = keys.get("layer_types")
+    kinds = keys.list("layer_types")
     slides = (
         [kind == "sliding_attention" for kind in kinds]
         if kinds

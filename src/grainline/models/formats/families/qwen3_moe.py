@@ -35,7 +35,7 @@ def config_from_hf(tables: Mapping[str, Any], where: str | Path = "config.json")
         "bias": bias,
         "output_bias": bias,
         "window": keys.get("sliding_window") if keys.flag("use_sliding_window", False) else None,
-        "rope": rope_from_hf(keys, theta=10_000.0).model_dump(),
+        "rope": rope_from_hf(keys, theta=10_000.0),
     }
     moe = {
         # transformers 5 writes num_local_experts where the published configs have num_experts.
@@ -54,7 +54,7 @@ def _dense_layers(keys: Keys) -> list[int]:
     step = keys.integer("decoder_sparse_step", 1)
     if step < 1:
         keys.refuse("decoder_sparse_step", "must be at least 1")
-    named = keys.get("mlp_only_layers", [])
+    named = keys.list("mlp_only_layers")
     return [i for i in range(keys.integer("num_hidden_layers")) if i in named or (i + 1) % step]
 
 

@@ -6,7 +6,7 @@ from grainline._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from grainline.data.dataset import TokenDataset
-    from grainline.data.pack import Packed, validation_documents
+    from grainline.data.packed import Packed, validation_documents
     from grainline.data.readers import TextDocument, read_text
     from grainline.data.tokenizer import Tokenizer
 
@@ -15,11 +15,11 @@ __all__ = ["Packed", "TextDocument", "TokenDataset", "Tokenizer", "read_text", "
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "Packed": "pack",
+        "Packed": "packed",
         "TextDocument": "readers",
         "TokenDataset": "dataset",
         "Tokenizer": "tokenizer",
         "read_text": "readers",
-        "validation_documents": "pack",
+        "validation_documents": "packed",
     },
 )

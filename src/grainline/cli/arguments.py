@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import shutil
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -23,9 +25,19 @@ def call(run: Callable[..., int], name: str, arguments: Sequence[str]) -> int:
 
     Raises SystemExit after ``--help`` (0) and after an argument that isn't right (2).
     """
-    description = (inspect.getdoc(run) or "").split("\nArgs:")[0].strip()
+    if {"-h", "--help"} & set(arguments):
+        print(_description(inspect.getdoc(run) or ""))
     run.__annotations__ = {name: _quiet(p) for name, p in inspect.signature(run, eval_str=True).parameters.items()}
-    return tyro.cli(run, prog=name, description=description, args=arguments, config=CONFIG)
+    return tyro.cli(run, prog=name, description="", args=arguments, config=CONFIG)
+
+
+def _description(docstring: str) -> str:
+    """What stands before ``Args:``, wrapped for the terminal; tyro would put each paragraph into one line."""
+    width = min(shutil.get_terminal_size().columns, 100)
+    paragraphs = docstring.split("\nArgs:")[0].strip("\n").split("\n\n")
+    # An indented paragraph is an example, and stays as it is.
+    wrapped = [p if p.startswith("  ") else textwrap.fill(" ".join(p.split()), width) for p in paragraphs]
+    return "\n\n".join(wrapped) + "\n"
 
 
 def _quiet(parameter: inspect.Parameter) -> Any:

@@ -96,7 +96,14 @@ class TestProcessor:
 
 
 def test_omp_num_threads_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert processor.threads(8) == 3
-    monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    assert processor.threads(8) == 8
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    for said, threads in (("3", 3), ("1", 1), ("many", 8), ("0", 8)):
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        assert processor.threads(8) == threads
+
+
+def test_torchruns_own_setting_is_nobodys_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    for said, threads in (("1", 8), ("3", 3)):
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        assert processor.threads(8) == threads

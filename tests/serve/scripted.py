@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import httpx
 
@@ -31,8 +32,11 @@ class ByteTokenizer:
 
     vocab_size = len(VOCABULARY)
     bos_token_id, eos_token_id = BOS, END
+    special = SPECIAL
+    config: ClassVar = {"bos_token": "<|endoftext|>"}
 
-    def encode(self, text: str, bos: bool = False) -> list[int]:
+    def encode(self, text: str, bos: bool = False, special: bool = False) -> list[int]:
+        assert special  # prompts are the client's own, chats are rendered
         ids = [BOS] if bos else []
         while text:
             name = next((name for name in SPECIAL if text.startswith(name)), None)
@@ -88,6 +92,9 @@ class ScriptedEngine:
             generation.put(EngineClosed(reason))
         self._queue.clear()
 
+    def join(self, seconds: float) -> bool:
+        return True
+
     def _forget(self, generation: Generation) -> None:
         self.cancelled += 1
         if generation in self._queue:
@@ -130,8 +137,7 @@ def _token(id: int, request: GenerationRequest) -> GeneratedToken:
 
 def serve(engine, tokenizer=None, template: ChatTemplate | None = None, name: str = "tiny") -> Served:
     tokenizer = tokenizer or ByteTokenizer()
-    tokens = TokenText(tokenizer.token_bytes, tokenizer.vocab_size, SPECIAL, BOS)
-    return Served(name, engine, tokenizer, tokens, template or ChatTemplate.plain(), frozenset({END}))
+    return Served(name, engine, tokenizer, TokenText(tokenizer), template or ChatTemplate.plain(), frozenset({END}))
 
 
 @asynccontextmanager

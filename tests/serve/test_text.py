@@ -59,12 +59,8 @@ def test_no_part_of_a_stop_string_is_let_out_before_it_is_certain(text, stops):
 
 def whole_characters(data: bytes) -> str:
     """Everything decoded at once, an unfinished character at the end left out."""
-    for cut in range(4):
-        tail = data[len(data) - cut :]
-        unfinished = codecs.utf_8_decode(tail, "replace", False)[1] == 0 if tail else True
-        if cut and unfinished and not any(b"\x80" <= bytes([b]) <= b"\xbf" for b in tail[:1]):
-            return data[: len(data) - cut].decode("utf-8", "replace")
-    return data.decode("utf-8", "replace")
+    _, finished = codecs.utf_8_decode(data, "replace", False)
+    return data[:finished].decode("utf-8", "replace")
 
 
 def stream(pieces: list[bytes], stops: list[str] = ()) -> tuple[list, TextStream]:

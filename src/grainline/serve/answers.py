@@ -132,6 +132,8 @@ class CompletionAnswer(Answer):
     def _name(self, id: int) -> str:
         # Names are dict keys here, so bytes that are no text by themselves are spelled out instead of becoming U+FFFD.
         data = self._token_bytes(id)
+        if not data:
+            return f"token_id:{id}"
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
 import orjson
@@ -31,6 +31,7 @@ from grainline.serve.streaming import DONE, ClientLeft, EventStream, event, unle
 from grainline.serve.text import Piece
 
 DEFAULT_MAX_WAITING = 64
+LAST_TOKEN_SECONDS = 10.0  # for what the engine computes when it is closed
 
 Body = TypeVar("Body", bound=SamplingBody)
 
@@ -47,6 +48,7 @@ def build_app(served: Served, *, api_key: str | None = None, max_waiting: int = 
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         engine.close("the server is stopping")
+        await asyncio.to_thread(engine.join, LAST_TOKEN_SECONDS)
 
     app = FastAPI(title="grainline", version=__version__, lifespan=lifespan)
     app.add_middleware(Gate, metrics=metrics, api_key=api_key)
@@ -65,7 +67,7 @@ def build_app(served: Served, *, api_key: str | None = None, max_waiting: int = 
         if body.stream:
             return EventStream(_events(choices, answer, prompt_tokens), on_end=choices.cancel)
         try:
-            return _json(await unless_left(request, _whole(choices, answer, prompt_tokens)))
+            return _json(await unless_left(request.receive, _whole(choices, answer, prompt_tokens)))
         finally:
             choices.cancel()
 
@@ -112,8 +114,9 @@ def build_app(served: Served, *, api_key: str | None = None, max_waiting: int = 
 
 async def _whole(choices: Choices, answer: Answer, prompt_tokens: int) -> dict[str, Any]:
     pieces: list[list[Piece]] = [[] for _ in choices.all]
-    async for choice, piece in choices.pieces():
-        pieces[choice.index].append(piece)
+    async with aclosing(choices.pieces()) as arriving:
+        async for choice, piece in arriving:
+            pieces[choice.index].append(piece)
     told = [(join(mine), choice.finish_reason) for mine, choice in zip(pieces, choices.all, strict=True)]
     return answer.whole(told, usage(prompt_tokens, choices.generated))
 
@@ -124,8 +127,9 @@ async def _events(choices: Choices, answer: Answer, prompt_tokens: int) -> Async
         if opening is not None:
             yield event(opening)
     try:
-        async for choice, piece in choices.pieces():
-            yield event(answer.chunk(choice.index, piece, choice.finish_reason))
+        async with aclosing(choices.pieces()) as arriving:
+            async for choice, piece in arriving:
+                yield event(answer.chunk(choice.index, piece, choice.finish_reason))
     except Exception as error:  # the status is sent already, so the stream itself must say it
         yield event(_api_error(error).body())
         return

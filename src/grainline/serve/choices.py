@@ -6,7 +6,7 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -117,7 +117,7 @@ class Choices:
         for choice in self.all:
             choice.cancel()
 
-    async def pieces(self) -> AsyncIterator[tuple[Choice, Piece]]:
+    async def pieces(self) -> AsyncGenerator[tuple[Choice, Piece], None]:
         """The pieces of all choices, as they come. Raises the first failure; cancels the rest however it ends."""
         arrived: asyncio.Queue[tuple[Choice, Piece] | Exception | None] = asyncio.Queue()
 

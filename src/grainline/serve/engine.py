@@ -71,7 +71,7 @@ class Generation(AsyncIterator[GeneratedToken]):
 
 
 class Engine(Protocol):
-    """Something that generates. All of it is called from the event loop and returns at once."""
+    """Something that generates. Called from the event loop; all but `join` returns at once."""
 
     @property
     def context_tokens(self) -> int:
@@ -102,3 +102,6 @@ class Engine(Protocol):
 
     def close(self, reason: str) -> None:
         """Fail everything waiting and running with EngineClosed(reason), and accept no more."""
+
+    def join(self, seconds: float) -> bool:
+        """Wait, after `close`, until nothing is computed any more; whether that came in time. This one blocks."""

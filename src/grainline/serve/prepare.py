@@ -14,7 +14,7 @@ from grainline.serve.errors import ApiError, invalid, too_long
 from grainline.serve.requests import ChatRequest, CompletionRequest, Message, SamplingBody
 from grainline.serve.templates import ChatTemplate, TemplateRefusal, UnsafeTemplate
 from grainline.serve.text import TextStream
-from grainline.serve.tokens import TokenText
+from grainline.serve.tokens import TokenText, begins_with_bos
 
 if TYPE_CHECKING:
     from grainline.data.tokenizer import Tokenizer
@@ -78,7 +78,8 @@ def chat_drafts(body: ChatRequest, served: Served) -> list[Draft]:
         raise invalid("messages", f"the model's chat template ({served.template.name}) refuses them: {error}") from None
     except UnsafeTemplate as error:
         raise ApiError(500, f"{error} It was stopped.", code="unsafe_template", kind="server_error") from None
-    ids = served.tokenizer.encode(text, bos=served.template.adds_bos)
+    bos = served.template.adds_bos and begins_with_bos(served.tokenizer)
+    ids = served.tokenizer.encode(text, bos=bos, special=True)
     if not ids:
         raise invalid("messages", f"the model's chat template ({served.template.name}) made nothing of them.")
     limit = served.engine.context_tokens if body.limit is None else body.limit
@@ -97,7 +98,7 @@ def _message(message: Message) -> dict[str, str]:
 
 def _completion_ids(prompt: str | list[int], served: Served) -> list[int]:
     if isinstance(prompt, str):
-        ids = served.tokenizer.encode(prompt, bos=True)
+        ids = served.tokenizer.encode(prompt, bos=begins_with_bos(served.tokenizer), special=True)
         if not ids:
             raise invalid("prompt", "is empty, and this model has no beginning-of-text token to start from.")
         return ids

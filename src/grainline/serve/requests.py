@@ -7,7 +7,7 @@ this server (`user`, `metadata`, …) is accepted. null means "not given".
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from grainline.documents import nearest
-from grainline.serve.errors import UNKNOWN, UNSUPPORTED, invalid
+from grainline.serve.errors import UNKNOWN, UNSUPPORTED, from_validation, invalid
 
 MAX_CHOICES = 128
 MAX_SEQUENCES = 2048
@@ -42,6 +42,7 @@ def _said(message: str) -> WrapValidator:
     return WrapValidator(check)
 
 
+Body = TypeVar("Body", bound=BaseModel)
 Ids = list[Annotated[int, Field(ge=0)]]
 Stop = Annotated[
     str | list[str] | None, _said("must be a string or a list of strings"), Field(description="where the text ends")
@@ -86,6 +87,15 @@ class _Body(BaseModel):
             else:
                 kept[name] = value
         return kept
+
+
+def parse(kind: type[Body], fields: Mapping[str, Any]) -> Body:
+    """A body from plain values, as from JSON. Raises ApiError."""
+    try:
+        return kind.model_validate(dict(fields))
+    except ValidationError as error:
+        located = [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
+        raise from_validation(located, fields) from None
 
 
 class StreamOptions(_Body):

@@ -80,7 +80,7 @@ class SequentialEngine:
             generation.cancelled = True
 
     def join(self, seconds: float) -> bool:
-        """Wait for the thread to end after `close`; whether it did."""
+        """Wait for the thread to end."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 

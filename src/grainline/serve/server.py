@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 import sys
 from contextlib import suppress
@@ -12,10 +13,13 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from grainline.documents import GrainlineError
-from grainline.serve.engine import Engine
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from grainline.serve.engine import Engine
+
+log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 30.0
 LAST_WORDS_SECONDS = 5  # after the grace: for error answers to reach their clients
@@ -55,6 +59,7 @@ def _cannot_listen(error: OSError, host: str, port: int) -> GrainlineError:
 def address_of(listener: socket.socket) -> str:
     """The URL that clients use, such as ``http://127.0.0.1:8000``."""
     host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # "every address" is none to connect to
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -68,6 +73,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, drain, then close the engine, so that who still waits gets an error and not a dead line."""
+        if self._engine.running or self._engine.waiting:
+            log.info("Stopping; requests have %g s to finish. Ctrl-C again ends them.", self._grace_seconds)
         draining = asyncio.create_task(self._drain())
         try:
             await super().shutdown(sockets)

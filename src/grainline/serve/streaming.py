@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 import orjson
-from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -33,17 +32,22 @@ class EventStream(StreamingResponse):
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send it, and stop when the client leaves.
+
+        Starlette's own watch cancels only a task that waits, so a stream whose next event is always there goes on.
+        """
         try:
-            await super().__call__(scope, receive, send)
+            await unless_left(receive, self.stream_response(send))
+        except (ClientLeft, OSError):
+            pass  # nobody is there to be told
         finally:
             self._on_end()
 
 
-async def unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def unless_left(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
     """Await `work`, but cancel it and raise ClientLeft when the client closes the connection first."""
     working = asyncio.create_task(work)
-    watching = asyncio.create_task(_left(request))
+    watching = asyncio.create_task(_left(receive))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -55,6 +59,6 @@ async def unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Re
         await asyncio.gather(working, watching, return_exceptions=True)
 
 
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass

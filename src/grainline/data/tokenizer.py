@@ -140,7 +140,7 @@ class Tokenizer:
 
     def encode(self, text: str, bos: bool = False, special: bool = False) -> list[int]:
         """Ids of a text. `bos`: after the beginning-of-text token, if there is one; `special`: see the class."""
-        ids: list[int] = (self._backend if special else self._plain).encode(text, add_special_tokens=False).ids
+        (ids,) = self.encode_batch([text], special)
         return [self.bos_token_id, *ids] if bos and self.bos_token_id is not None else ids
 
     def encode_batch(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:

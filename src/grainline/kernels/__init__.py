@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grainline.kernels import cross_entropy, grouped, looped, reference
+from grainline.kernels import cross_entropy, elementwise, grouped, looped, reference, short_attention
 
 Op = Callable[..., Any]
 
@@ -23,13 +23,23 @@ BACKENDS: dict[str, dict[str, Op]] = {
         "reference": reference.linear_cross_entropy,
         "chunked": cross_entropy.linear_cross_entropy,
     },
+    "rms_norm": {"reference": reference.rms_norm, "by_hand": elementwise.rms_norm},
+    "rotate": {"reference": reference.rotate, "by_hand": elementwise.rotate},
+    "attention": {"reference": reference.attention, "short": short_attention.attention},
 }
 """op → backend → function. All backends of an op have one signature and pass the same tests."""
 
+EVERYWHERE = {
+    "swiglu_experts": "looped",
+    "combine_rows": "looped",
+    "linear_cross_entropy": "chunked",
+    "rms_norm": "by_hand",
+    "rotate": "by_hand",
+}
 CHOICE: dict[str, dict[str, str]] = {
-    "cpu": {"swiglu_experts": "looped", "combine_rows": "looped", "linear_cross_entropy": "chunked"},
-    "cuda": {"swiglu_experts": "grouped", "combine_rows": "looped", "linear_cross_entropy": "chunked"},
-    "mps": {"swiglu_experts": "looped", "combine_rows": "looped", "linear_cross_entropy": "chunked"},
+    "cpu": {**EVERYWHERE, "attention": "short"},
+    "cuda": {**EVERYWHERE, "swiglu_experts": "grouped"},
+    "mps": EVERYWHERE,
 }
 """device type → op → backend; a device type that isn't here runs the reference."""
 
@@ -63,6 +73,26 @@ def combine_rows(rows_ND: Tensor, score_N: Tensor, unit_N: Tensor, units: int) -
 def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, label_N: Tensor) -> Tensor:
     """Σ over rows of −log softmax(x · Wᵀ)[label], in nats, float32; rows with label −100 count nothing."""
     return op("linear_cross_entropy", x_ND.device.type)(x_ND, weight_VD, label_N)
+
+
+def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """x / √(mean(x²) + eps) · gain over the last dimension."""
+    return op("rms_norm", x.device.type)(x, gain, eps)
+
+
+def rotate(x_BSHh: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    """Turn the first 2·r dims of every head by angles whose cos and sin are [S, 1, r] or [B, S, 1, r]."""
+    return op("rotate", x_BSHh.device.type)(x_BSHh, cos, sin, interleaved)
+
+
+def attention(
+    q_BSHh: Tensor, k_BKGh: Tensor, v_BKGv: Tensor, allowed: Tensor | None, causal: bool, scale: float
+) -> Tensor:
+    """Softmax attention of S queries over K keys, H heads of queries sharing G of keys and values → [B, S, H, v].
+
+    allowed: bools that broadcast to [B, H, S, K], or None; causal: query i sees keys up to i (S = K).
+    """
+    return op("attention", q_BSHh.device.type)(q_BSHh, k_BKGh, v_BKGv, allowed, causal, scale)
 
 
 swiglu = reference.swiglu

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-CHUNK_ELEMENTS = 1 << 21  # logits of one chunk: small enough for the last-level cache, large enough for the matmul
+CHUNK_ELEMENTS = 1 << 20  # logits of one chunk: small enough for the last-level cache, large enough for the matmul
 
 
 class LinearCrossEntropy(Function):
@@ -28,19 +28,22 @@ class LinearCrossEntropy(Function):
             x_nD, kept_n = x_ND[span], label_N[span] != -100
             label_n1 = label_N[span].clamp_min(0).unsqueeze(1)
             logits_nV = (x_nD @ w_VD.t()).float()
-            log_z_n1 = logits_nV.logsumexp(1, keepdim=True)
-            nats_n = (log_z_n1 - logits_nV.gather(1, label_n1)).squeeze(1)
-            total += nats_n.masked_fill(~kept_n, 0.0).sum()
+            # exp and its sum once, in place: these passes over memory cost as much as the products.
+            logits_nV.sub_(logits_nV.amax(1, keepdim=True))
+            of_label_n1 = logits_nV.gather(1, label_n1)
+            z_n1 = logits_nV.exp_().sum(1, keepdim=True)
+            total += (z_n1.log() - of_label_n1).squeeze(1).masked_fill_(~kept_n, 0.0).sum()
             if not (wants_x or wants_w):
                 continue
-            d_logits_nV = logits_nV.sub_(log_z_n1).exp_()
-            d_logits_nV.scatter_add_(1, label_n1, torch.full_like(log_z_n1, -1.0))
-            if not bool(kept_n.all()):
-                d_logits_nV.mul_(kept_n.unsqueeze(1))
+            scale_n1 = kept_n.unsqueeze(1) / z_n1
+            d_logits_nV = logits_nV.mul_(scale_n1)
+            d_logits_nV.scatter_add_(1, label_n1, -kept_n.unsqueeze(1).to(logits_nV.dtype))
             d_logits_nV = d_logits_nV.to(x_ND.dtype)
             if d_x_ND is not None:
                 torch.mm(d_logits_nV, w_VD, out=d_x_ND[span])
-            if d_w_VD is not None:
+            if d_w_VD is not None and d_w_VD.dtype == d_logits_nV.dtype:
+                d_w_VD.addmm_(d_logits_nV.t(), x_nD)
+            elif d_w_VD is not None:
                 d_w_VD += d_logits_nV.t() @ x_nD
         ctx.save_for_backward(d_x_ND, d_w_VD)
         return total

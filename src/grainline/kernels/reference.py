@@ -28,3 +28,40 @@ def combine_rows(rows_ND: Tensor, score_N: Tensor, unit_N: Tensor, units: int) -
 def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, label_N: Tensor) -> Tensor:
     """Σ over rows of −log softmax(x · Wᵀ)[label], in nats; rows with label −100 count nothing."""
     return F.cross_entropy(F.linear(x_ND, weight_VD).float(), label_N, reduction="sum", ignore_index=-100)
+
+
+def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """x / √(mean(x²) + eps) · gain over the last dimension."""
+    return F.rms_norm(x, gain.shape, gain, eps)
+
+
+def rotate(x_BSHh: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    """Turn the first 2·r dims of every head by angles whose cos and sin are [S, 1, r] or [B, S, 1, r]."""
+    r = cos.shape[-1]
+    turned, rest = x_BSHh[..., : 2 * r], x_BSHh[..., 2 * r :]
+    if interleaved:
+        a, b = turned[..., 0::2], turned[..., 1::2]
+        out = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
+    else:
+        a, b = turned[..., :r], turned[..., r:]
+        out = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    return torch.cat((out, rest), dim=-1)
+
+
+def attention(
+    q_BSHh: Tensor, k_BKGh: Tensor, v_BKGv: Tensor, allowed: Tensor | None, causal: bool, scale: float
+) -> Tensor:
+    """Softmax attention of S queries over K keys, H heads of queries sharing G of keys and values → [B, S, H, v].
+
+    allowed: bools that broadcast to [B, H, S, K], or None; causal: query i sees keys up to i (S = K).
+    """
+    out_BHSv = F.scaled_dot_product_attention(
+        q_BSHh.transpose(1, 2),
+        k_BKGh.transpose(1, 2),
+        v_BKGv.transpose(1, 2),
+        attn_mask=allowed,
+        is_causal=causal,
+        scale=scale,
+        enable_gqa=q_BSHh.shape[2] != k_BKGh.shape[2],
+    )
+    return out_BHSv.transpose(1, 2)

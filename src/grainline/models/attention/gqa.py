@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from grainline import kernels
 from grainline.documents import ModelConfig
 from grainline.models.attention.cache import Cache
 from grainline.models.attention.mask import Mask
@@ -19,7 +19,6 @@ class GroupedQueryAttention(nn.Module):
         super().__init__()
         a, size = config.attention, config.hidden_size
         self.head_dim, self.interleaved = a.head_dim, a.rope.interleaved
-        self.heads_per_kv = a.heads // a.groups_of_kv
         self.scale = a.head_dim**-0.5
         self.q = Linear(size, a.heads * a.head_dim, bias=a.bias)
         self.k = Linear(size, a.groups_of_kv * a.head_dim, bias=a.bias)
@@ -36,14 +35,5 @@ class GroupedQueryAttention(nn.Module):
         q_BSHh, k_BSGh = (apply_rope(x, rope, self.interleaved) for x in (q_BSHh, k_BSGh))
         if cache is not None:
             k_BSGh, v_BSGh = cache.append(k_BSGh, v_BSGh)
-        if self.heads_per_kv > 1:
-            k_BSGh, v_BSGh = (x.repeat_interleave(self.heads_per_kv, dim=2) for x in (k_BSGh, v_BSGh))
-        out_BHSh = F.scaled_dot_product_attention(
-            q_BSHh.transpose(1, 2),
-            k_BSGh.transpose(1, 2),
-            v_BSGh.transpose(1, 2),
-            attn_mask=mask.allowed,
-            is_causal=mask.causal,
-            scale=self.scale,
-        )
-        return self.o(out_BHSh.transpose(1, 2).flatten(-2))
+        out_BSHh = kernels.attention(q_BSHh, k_BSGh, v_BSGh, mask.allowed, mask.causal, self.scale)
+        return self.o(out_BSHh.flatten(-2))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from grainline import kernels
 from grainline.documents import ModelConfig
 from grainline.models.attention.cache import Cache
 from grainline.models.attention.mask import Mask
@@ -52,12 +52,5 @@ class MultiHeadLatentAttention(nn.Module):
         k_still, v = kv.split((self.still, self.value_dim), dim=-1)
         q = torch.cat((q_still, q_turning), dim=-1)
         k = torch.cat((k_still, k_turning.expand(-1, -1, self.heads, -1)), dim=-1)
-        out_BHSv = F.scaled_dot_product_attention(
-            q.transpose(1, 2),
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            attn_mask=mask.allowed,
-            is_causal=mask.causal,
-            scale=self.scale,
-        )
-        return self.o(out_BHSv.transpose(1, 2).flatten(-2))
+        out_BSHv = kernels.attention(q, k, v, mask.allowed, mask.causal, self.scale)
+        return self.o(out_BSHv.flatten(-2))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from grainline import kernels
 from grainline.documents import Rope
 
 
@@ -28,15 +29,7 @@ def rope_table(rope: Rope, dims: int, position_S: Tensor, dtype: torch.dtype) ->
 
 def apply_rope(x_BSHh: Tensor, table: RopeTable, interleaved: bool) -> Tensor:
     """Turn the first dims of every head; the rest pass through."""
-    half = table.cos.shape[-1]
-    cos, sin = table.cos.unsqueeze(-2), table.sin.unsqueeze(-2)  # broadcast over heads
-    turned, rest = x_BSHh[..., : 2 * half], x_BSHh[..., 2 * half :]
-    if interleaved:
-        a, b = turned[..., 0::2], turned[..., 1::2]
-        out = torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
-        return torch.cat((out, rest), dim=-1) if rest.shape[-1] else out
-    a, b = turned[..., :half], turned[..., half:]
-    return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), dim=-1)
+    return kernels.rotate(x_BSHh, table.cos.unsqueeze(-2), table.sin.unsqueeze(-2), interleaved)
 
 
 def inverse_frequencies(rope: Rope, dims: int) -> Tensor:

@@ -1,0 +1,78 @@
+"""What a person may choose, and where everything of one quickstart lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grainline.documents import GrainlineError
+
+
+@dataclass(frozen=True)
+class Options:
+    """The quickstart's few dials."""
+
+    minutes: float = 5.0
+    depth: int | None = None  # default: by the time there is
+    text: tuple[str, ...] = ("builtin",)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.minutes >= 1:
+            raise GrainlineError(f"--minutes {self.minutes:g}: the quickstart needs at least 1 minute.")
+        if self.depth is not None and not 1 <= self.depth <= 64:
+            raise GrainlineError(f"--depth {self.depth}: must be between 1 and 64 layers.")
+        if not self.text:
+            raise GrainlineError("--text: name at least one file, folder or glob, or leave it out.")
+
+    def tables(self) -> dict[str, Any]:
+        """Plain values, as kept in quickstart.json."""
+        return {"minutes": self.minutes, "depth": self.depth, "text": list(self.text), "seed": self.seed}
+
+
+@dataclass(frozen=True)
+class QuickstartFolder:
+    """Every path of a quickstart has its name here; the sparse model's run is the folder itself."""
+
+    out: Path
+
+    @property
+    def facts(self) -> Path:
+        """What was chosen, looked at and decided; grows stage by stage."""
+        return self.out / "quickstart.json"
+
+    @property
+    def data(self) -> Path:
+        """Packed sequences of both models."""
+        return self.out / "data"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer that was trained."""
+        return self.out / "tokenizer"
+
+    @property
+    def model(self) -> Path:
+        """The trained sparse model, a Hugging Face folder."""
+        return self.out / "model"
+
+    @property
+    def dense(self) -> Path:
+        """The run of the dense baseline."""
+        return self.out / "baselines" / "dense"
+
+    @property
+    def evaluation(self) -> Path:
+        """Bits per byte of the models and baselines by part."""
+        return self.out / "evaluation.json"
+
+    @property
+    def samples(self) -> Path:
+        """What the model wrote."""
+        return self.out / "samples.json"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows all of it."""
+        return self.out / "report.html"

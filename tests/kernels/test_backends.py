@@ -80,3 +80,52 @@ def test_every_device_type_names_backends_that_exist():
         for name, backend in choice.items():
             assert backend in kernels.BACKENDS[name]
     assert kernels.op("swiglu_experts", "xpu") is kernels.BACKENDS["swiglu_experts"]["reference"]
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 12), (2, 7, 3, 8), (4, 6)])
+def test_rms_norm_equals_the_reference(shape):
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    gain = torch.randn(shape[-1], dtype=torch.float64, requires_grad=True)
+    ours = outputs_and_grads(kernels.BACKENDS["rms_norm"]["by_hand"], [x, gain], 1e-3)
+    truth = outputs_and_grads(kernels.BACKENDS["rms_norm"]["reference"], [x, gain], 1e-3)
+    for mine, theirs in zip(ours, truth, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("turning", [4, 8])
+def test_rotate_equals_the_reference(interleaved, turning):
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 3, 8, dtype=torch.float64, requires_grad=True)
+    angle = torch.randn(5, 1, turning // 2, dtype=torch.float64)
+    arguments = (angle.cos(), angle.sin(), interleaved)
+    ours = outputs_and_grads(kernels.BACKENDS["rotate"]["by_hand"], [x], *arguments)
+    truth = outputs_and_grads(kernels.BACKENDS["rotate"]["reference"], [x], *arguments)
+    for mine, theirs in zip(ours, truth, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (6, 2), (3, 1)])
+def test_short_attention_equals_a_loop(heads):
+    torch.manual_seed(0)
+    q_heads, kv_heads = heads
+    q, k, v = (torch.randn(2, 9, n, 8).bfloat16().requires_grad_() for n in (q_heads, kv_heads, kv_heads))
+    ours = outputs_and_grads(kernels.BACKENDS["attention"]["short"], [q, k, v], None, True, 0.3)
+    wide = [x.detach().double().requires_grad_() for x in (q, k, v)]
+
+    def by_hand(q, k, v):
+        rows = []
+        for b in range(2):
+            for s in range(9):
+                for h in range(q_heads):
+                    g = h // (q_heads // kv_heads)
+                    weights = (0.3 * k[b, : s + 1, g] @ q[b, s, h]).softmax(0)
+                    rows.append(weights @ v[b, : s + 1, g])
+        return torch.stack(rows).view(2, 9, q_heads, 8)
+
+    truth = outputs_and_grads(by_hand, wide)
+    reference = outputs_and_grads(kernels.BACKENDS["attention"]["reference"], wide, None, True, 0.3)
+    for mine, plain, theirs in zip(ours, reference, truth, strict=True):
+        torch.testing.assert_close(plain, theirs, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(mine.double(), theirs, rtol=0.05, atol=0.03)

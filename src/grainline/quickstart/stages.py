@@ -11,7 +11,8 @@ import torch
 
 from grainline.data.dataset import TokenDataset
 from grainline.data.files import find_text
-from grainline.data.pack import Packed, pack, validation_documents
+from grainline.data.pack import pack
+from grainline.data.packed import Packed, validation_documents
 from grainline.data.readers import read_text
 from grainline.data.tokenizer import Tokenizer, train_tokenizer
 from grainline.documents import ModelConfig, write_atomically

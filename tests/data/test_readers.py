@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from grainline.data import builtin
 from grainline.data.files import find_text
-from grainline.data.formats import _pieces
+from grainline.data.formats import _pieces, text_bytes
 from grainline.data.readers import TextDocument, read_text
 from grainline.documents import GrainlineError
 
@@ -233,3 +233,21 @@ def test_what_was_found_has_a_fingerprint(tmp_path: Path) -> None:
     assert find_text([path, "builtin"]).fingerprint != before
     path.write_text("other")
     assert find_text([path]).fingerprint != before
+
+
+def test_a_budget_does_not_move_the_borders_of_documents(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{name} {i}: {'word ' * 40}\n\n" for i in range(5000)))
+    whole = texts(tmp_path)
+    few = texts(tmp_path, max_bytes=100_000)
+    assert 10 < len(few) < len(whole) / 10
+    assert set(few) <= set(whole)
+
+
+def test_a_budget_above_a_wrong_estimate_reads_everything(tmp_path: Path) -> None:
+    """The beginning of a compressed file says little of the rest."""
+    rows = [{"text": f"{i}" * 20} for i in range(100_000)] + [{"text": "x" * 4000}] * 1000
+    path = jsonl(tmp_path / "a.jsonl.gz", *rows)
+    size = sum(len(row["text"]) for row in rows)
+    assert text_bytes(path) < 0.9 * size
+    assert len(texts(path, max_bytes=2 * size)) == len(rows)

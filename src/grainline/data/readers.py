@@ -42,8 +42,9 @@ def _read(found: Found, max_bytes: int | None) -> Iterator[TextDocument]:
     sizes = [text_bytes(path) for path in found.files]
     corpus = sum(builtin.parts().values()) if found.builtin else 0
     total = sum(sizes) + corpus
-    share = 1.0 if max_bytes is None else min(1.0, max_bytes / max(total, 1))
-    piece_bytes = min(LARGEST_PIECE, max(SMALLEST_PIECE, int(share * total) // PIECES))
+    share = 1.0 if max_bytes is None else max_bytes / max(total, 1)  # may be > 1: sizes are estimates
+    # Of all that is there, not of the budget: the same documents, and the same of them held out, whatever is read.
+    piece_bytes = min(LARGEST_PIECE, max(SMALLEST_PIECE, total // PIECES))
 
     allowed = 0.0  # bytes that may have been read once the present file is done
     taken = smallest = 0

@@ -191,14 +191,19 @@ class Tokenizer:
 
 
 def train_tokenizer(
-    sources: Sequence[str | Path] | Found, vocab_size: int, *, validation_fraction: float = 0.0
+    sources: Sequence[str | Path] | Found,
+    vocab_size: int,
+    *,
+    validation_fraction: float = 0.0,
+    max_bytes: int | None = None,
 ) -> Tokenizer:
     """A tokenizer from text that `read_text` reads: from all of it up to 8 MB or 1 kB per token, whichever is more.
 
-    Of more text an even share is read of every file and part: merges learnt from it code the rest just as short.
-    Documents that `pack` holds out at the same `validation_fraction` aren't looked at.
+    Of more text an even share is read of every file and part: merges learnt from it code the rest just as short. A
+    smaller `max_bytes` reads less. Documents that `pack` holds out at the same `validation_fraction` aren't looked at.
     """
-    documents = read_text(sources, max_bytes=max(8_000_000, 1000 * vocab_size))
+    enough = max(8_000_000, 1000 * vocab_size)
+    documents = read_text(sources, enough if max_bytes is None else min(enough, max_bytes))
     return Tokenizer.train((d.text for d in documents if not is_held_out(d.text, validation_fraction)), vocab_size)
 
 

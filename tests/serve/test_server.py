@@ -241,11 +241,14 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize(("work", "grace", "status"), [(0.5, 30, 200), (30, 0.5, 503)])
-def test_ctrl_c_lets_requests_finish_or_fails_them_in_words(work, grace, status):
+@pytest.mark.parametrize(
+    ("work", "grace", "signals", "status"), [(0.5, 30, 1, 200), (30, 0.5, 1, 503), (30, 30, 2, 503)]
+)
+def test_ctrl_c_lets_requests_finish_or_fails_them_in_words(work, grace, signals, status):
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     command = [sys.executable, "-c", SERVER, str(work), str(grace)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env=environment, **pipes) as process:
         try:
             url = process.stdout.readline().strip()
             answers = []
@@ -258,9 +261,12 @@ def test_ctrl_c_lets_requests_finish_or_fails_them_in_words(work, grace, status)
             client = threading.Thread(target=post)
             client.start()
             assert process.stdout.readline() == "begun\n"
-            process.send_signal(signal.SIGINT)
+            for _ in range(signals):
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.3)
             client.join(30)
             assert process.wait(30) == 130
+            assert "Traceback" not in process.stderr.read()
         finally:
             process.kill()
     [answer] = answers

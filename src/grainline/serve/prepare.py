@@ -134,5 +134,5 @@ def _request(
             logit_bias=body.biases,
         ),
         stop_ids=ends | frozenset(body.stop_token_ids) | {id for id in named if id is not None},
-        top_logprobs=top_logprobs,
+        top_logprobs=min(top_logprobs, served.engine.vocab_size),
     )

@@ -7,7 +7,8 @@ import errno
 import logging
 import socket
 import sys
-from contextlib import suppress
+import time
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 30.0
+POLL_SECONDS = 0.1
 LAST_WORDS_SECONDS = 5  # after the grace: for error answers to reach their clients
 
 
@@ -70,6 +72,14 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._engine = engine
         self._grace_seconds = grace_seconds
+        self._hurried = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal stops, the second ends the grace, the third cuts lines."""
+        if self.should_exit and not self._hurried:
+            self._hurried = True
+        else:
+            super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, drain, then close the engine, so that who still waits gets an error and not a dead line."""
@@ -82,16 +92,17 @@ class _Server(uvicorn.Server):
             draining.cancel()
 
     async def _drain(self) -> None:
-        await asyncio.sleep(self._grace_seconds)
+        end = time.monotonic() + self._grace_seconds
+        while time.monotonic() < end and not self._hurried:
+            await asyncio.sleep(POLL_SECONDS)
         self._engine.close("the server is stopping")
 
 
 def run(app: FastAPI, engine: Engine, listener: socket.socket, grace_seconds: float = GRACE_SECONDS) -> None:
     """Serve until Ctrl-C or SIGTERM, then finish what is under way, for `grace_seconds` at most.
 
-    A second Ctrl-C ends it at once.
-
-    The signal is raised again at the end: Ctrl-C leaves this function as KeyboardInterrupt.
+    A second Ctrl-C fails what is left at once. The signal is raised again at the end: Ctrl-C leaves this function as
+    KeyboardInterrupt.
     """
     config = uvicorn.Config(
         app,
@@ -104,5 +115,8 @@ def run(app: FastAPI, engine: Engine, listener: socket.socket, grace_seconds: fl
     except OSError as error:
         host, port = listener.getsockname()[:2]
         raise _cannot_listen(error, host, port) from None
-    with suppress(asyncio.CancelledError):
+    try:
         _Server(config, engine, grace_seconds).run(sockets=[listener])
+    finally:
+        engine.close("the server has stopped")
+        engine.join(LAST_WORDS_SECONDS)  # the interpreter must not end under a running computation

@@ -16,6 +16,9 @@ MEMORY_SHARE = 0.6
 MAX_MICRO_BATCH_TOKENS = {"cpu": 8192, "mps": 16384, "cuda": 65536}
 """More tokens in one pass make it no faster."""
 
+COMPILE_FROM_STEPS = 2000
+"""A shorter run, on a GPU, doesn't earn back what compiling takes."""
+
 WORTHWHILE_GAIN = 1.2
 """How many times faster bfloat16 matmuls must be than float32 ones before they pay for the casts around them."""
 
@@ -61,7 +64,7 @@ def decide(
                 "micro_batch_sequences": sequences,
                 "threads": threads,
                 "device": device,
-                "compile": "on" if plan.execution.compile == "on" else "off",
+                "compile": "on" if _compiles(recipe, plan, device) else "off",
             }
         )
         return Decision(plan.model_copy(update={"layout": layout, "execution": execution}), compute)
@@ -124,3 +127,9 @@ def _largest_useful(recipe: Recipe, ranks: Ranks) -> int:
     """Sequences beyond which a pass gets no faster, or that a rank hasn't got."""
     useful = MAX_MICRO_BATCH_TOKENS.get(ranks.device.type, 8192) // recipe.data.sequence_length
     return max(1, min(useful, -(-recipe.batch_sequences // ranks.world)))
+
+
+def _compiles(recipe: Recipe, plan: Plan, device: str) -> bool:
+    """Compiling takes minutes, and on CPUs it has gained nothing over the kernels that are there."""
+    wanted = plan.execution.compile
+    return wanted == "on" or (wanted == "auto" and device == "cuda" and recipe.training.steps >= COMPILE_FROM_STEPS)

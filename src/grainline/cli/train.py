@@ -1,0 +1,111 @@
+"""`grainline train`: train what a recipe asks for."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grainline.cli.arguments import Settings
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from grainline.train import DryRun
+
+
+def run(
+    recipe: Path,
+    /,
+    *,
+    plan: Path | None = None,
+    out: Path | None = None,
+    set: Settings = (),
+    data: Path | None = None,
+    dry_run: bool = False,
+    no_resume: bool = False,
+    json: bool = False,
+) -> int:
+    """Train what a recipe asks for; stop and resume at any time.
+
+    Ctrl-C finishes the step and saves. The same command goes on from there, and after a crash from the last checkpoint.
+    Under torchrun the same command trains on several processes.
+
+      grainline train recipe.toml --set learning_rate.peak=0.002 --dry-run
+      torchrun --nproc-per-node 2 -m grainline train recipe.toml
+
+    Args:
+        recipe: the recipe, a .toml or .json file
+        plan: how the run is laid out on the hardware; default: decided from the machine
+        out: folder of the run; default: runs/ and the recipe's name
+        set: one key of the recipe, as often as wanted
+        data: folder for tokenizer and packed text that several runs share; default: in the run's folder
+        dry_run: say what memory, disk and time it will take, and start nothing
+        no_resume: delete what an earlier run left in the folder, and start anew
+        json: print the result, or the dry run's figures, as one JSON object
+    """
+    from grainline.documents import Recipe
+    from grainline.train import dry_run as estimate
+    from grainline.train import train
+
+    wanted = Recipe.load(recipe, set)
+    folder = out if out is not None else Path("runs") / wanted.name
+    if dry_run:
+        found = estimate(wanted, plan, out=folder, data=data)
+        _print_dry_run(found, json)
+        return 1 if found.shortages else 0
+    result = train(wanted, plan, out=folder, resume=not no_resume, data=data)
+    if json:
+        print(json_module.dumps(result.as_dict(), indent=2))
+    return 0
+
+
+def _print_dry_run(found: DryRun, json: bool) -> None:
+    if json:
+        print(json_module.dumps(found.as_dict(), indent=2))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(_table(found))
+    for shortage in found.shortages:
+        console.print(f"[red]not enough {shortage}[/red]")
+
+
+def _table(found: DryRun) -> Table:
+    from rich.table import Table
+
+    from grainline.train.progress import duration
+
+    need, execution = found.estimate, found.plan.execution
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column(style="dim", overflow="fold")
+    table.add_row("parameters", f"{need.parameters / 1e6:,.1f} M", f"{need.active_parameters / 1e6:,.1f} M active")
+    table.add_row("tokens", f"{need.tokens / 1e6:,.1f} M", f"{need.flops:.3g} FLOPs")
+    table.add_row(
+        "computed",
+        found.compute,
+        f"{execution.device}, {execution.threads} threads, {execution.micro_batch_sequences} sequences per pass, "
+        f"{found.plan.layout.data_parallel} rank(s)",
+    )
+    memory, disk = need.memory, need.disk
+    table.add_row("memory per rank", _gb(memory.total), f"of {_gb(found.free_memory_bytes)} free")
+    for name in ("parameters", "gradients", "optimizer", "activations", "working"):
+        table.add_row(f"  {name}", _gb(getattr(memory, name)), "")
+    table.add_row("disk", _gb(disk.total), f"of {_gb(found.free_disk_bytes)} free")
+    for name in ("checkpoints", "weights", "data"):
+        table.add_row(f"  {name}", _gb(getattr(disk, name)), "")
+    if need.seconds is None or need.tokens_per_second is None:
+        table.add_row("time", "?", "no matmul rate was measured here: grainline hardware measure")
+    else:
+        from grainline.train.estimate import UTILISATION
+
+        speed = f"{need.tokens_per_second:,.0f} tokens/s at {UTILISATION:.0%} of the measured matmul rate"
+        table.add_row("time", duration(need.seconds), speed)
+    return table
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:,.2f} GB"

@@ -1,0 +1,33 @@
+"""Which sequences a step, a rank and a micro-batch see: a function of the step alone, so a resume needs no more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from grainline.parallel.ranks import Ranks
+
+if TYPE_CHECKING:
+    from grainline.data.dataset import TokenDataset
+
+
+def share_of_step(step: int, batch_sequences: int, ranks: Ranks) -> range:
+    """Global indices of the sequences that this rank takes of step `step` (from 1)."""
+    first, mine = (step - 1) * batch_sequences, ranks.share(batch_sequences)
+    return range(first + mine.start, first + mine.stop)
+
+
+def micro_batches(sequences: range, size: int) -> Iterator[range]:
+    """Contiguous parts of at most `size`, as equal as can be."""
+    parts = -(-len(sequences) // size)
+    for i in range(parts):
+        start, stop = i * len(sequences) // parts, (i + 1) * len(sequences) // parts
+        yield sequences[start:stop]
+
+
+def sequences_of(dataset: TokenDataset, indices: range, device: torch.device) -> Tensor:
+    """int64 [B, S + 1] on `device`."""
+    return torch.from_numpy(dataset.sequences(indices.start, len(indices))).to(device)

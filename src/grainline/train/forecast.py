@@ -1,0 +1,101 @@
+"""What a run would take, without starting it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grainline.documents import ModelConfig, Plan, Recipe
+from grainline.hardware import look
+from grainline.models import formats
+from grainline.models.dial import config_for_depth
+from grainline.parallel import Ranks
+from grainline.parallel.ranks import pick_device
+from grainline.train.corpus import foreseen_bytes
+from grainline.train.decide import decide, estimate_run, free_memory_bytes
+from grainline.train.documents import read_plan, read_recipe
+from grainline.train.estimate import Estimate
+from grainline.train.files import RunFolder
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run needs, what there is, and what was decided."""
+
+    estimate: Estimate
+    config: ModelConfig
+    plan: Plan
+    compute: str
+    free_memory_bytes: int  # of one rank
+    free_disk_bytes: int
+
+    @property
+    def shortages(self) -> list[str]:
+        """What there isn't enough of, in words."""
+        found = []
+        for name, need, free in (
+            ("memory", self.estimate.memory.total, self.free_memory_bytes),
+            ("disk", self.estimate.disk.total, self.free_disk_bytes),
+        ):
+            if need > free:
+                found.append(f"{name}: {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            **self.estimate.as_dict(),
+            "free_memory_bytes": self.free_memory_bytes,
+            "free_disk_bytes": self.free_disk_bytes,
+            "shortages": self.shortages,
+            "compute": self.compute,
+            "plan": self.plan.tables(),
+            "model": self.config.tables(),
+        }
+
+
+def dry_run(
+    recipe: Recipe | str | Path,
+    plan: Plan | str | Path | None = None,
+    *,
+    out: str | Path,
+    overrides: Iterable[str] = (),
+    data: str | Path | None = None,
+) -> DryRun:
+    """Estimate memory, disk and time of `train` with the same arguments. Reads no text and builds no model.
+
+    The ranks are those that the plan says (one without a plan), all on this machine.
+    """
+    recipe, plan = read_recipe(recipe, overrides), read_plan(plan)
+    files = RunFolder(Path(out), recipe.checkpoint.keep)
+    world = plan.layout.data_parallel
+    ranks = Ranks(pick_device(plan.execution.device, 0), 0, world, world)
+    machine = look(disk=files.out)
+    config = foreseen_config(recipe)
+    decision = decide(recipe, plan, config, machine, ranks, files.read_run())
+    data_bytes = foreseen_bytes(recipe, Path(data) if data else files.data)
+    return DryRun(
+        estimate=estimate_run(recipe, config, decision, machine, ranks, data_bytes),
+        config=config,
+        plan=decision.plan,
+        compute=decision.compute,
+        free_memory_bytes=free_memory_bytes(machine, ranks),
+        free_disk_bytes=machine.disk_free_bytes,
+    )
+
+
+def foreseen_config(recipe: Recipe) -> ModelConfig:
+    """The model that the recipe will train, its vocabulary as large as was asked for; reads no weights."""
+    choice = recipe.model
+    if choice.pretrained is not None:
+        from grainline.models.loading import load_config
+
+        return load_config(choice.pretrained)
+    if choice.depth is not None:
+        return config_for_depth(choice.depth, recipe.data.vocab_size, recipe.data.sequence_length)
+    config = ModelConfig.load(choice.config_file) if choice.config_file is not None else choice.config
+    assert config is not None
+    formats.config_to_hf(config)
+    return config

@@ -1,0 +1,217 @@
+"""The steps of a run: forward and backward over micro-batches, one update, and what is saved and said between."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from grainline.models.moe import imbalance, step_bias
+from grainline.parallel import sum_gradients
+from grainline.train.batches import micro_batches, sequences_of, share_of_step
+from grainline.train.checkpoint import CheckpointWriter
+from grainline.train.files import RunFolder
+from grainline.train.guard import Guard, TrainingDiverged, Trouble, keep_batch
+from grainline.train.learning_rate import factor, merge_steps
+from grainline.train.memory import peak_memory_bytes
+from grainline.train.metrics import MetricsLog, TensorBoard, to_tensorboard
+from grainline.train.progress import Reporter
+from grainline.train.setup import Setup
+from grainline.train.signals import StopRequest, TrainingInterrupted
+from grainline.train.state import Best, TrainingState, all_tensors, model_tensors
+from grainline.train.validate import bits_per_byte, validate
+
+LOADS_KEPT = 100
+"""Steps, about, whose expert loads go into metrics.jsonl: enough rows for a heat map."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """A step's sums over all ranks and micro-batches; losses per token of the batch, counts per expert."""
+
+    loss: float
+    mtp_loss: float | None
+    z_loss: float
+    tokens: int
+    counts_LE: Tensor
+    someone_stops: bool
+
+
+@dataclass
+class Loop:
+    """One run, from its current state to its last step."""
+
+    setup: Setup
+    state: TrainingState
+    guard: Guard
+    files: RunFolder
+    writer: CheckpointWriter
+    report: Reporter
+    metrics: MetricsLog | None  # the first rank's
+    board: TensorBoard | None
+    stop: StopRequest
+
+    def run(self) -> None:
+        """Raises TrainingInterrupted after a signal, TrainingDiverged from the guard; both leave a resumable run."""
+        recipe, state, steps = self.setup.recipe, self.state, self.setup.recipe.training.steps
+        merged = merge_steps(recipe.learning_rate, steps)
+        started, first, stall = time.perf_counter(), state.step, 0.0
+        before = state.seconds
+        while state.step < steps:
+            line, stops = self._step()
+            if state.step % recipe.validation.every == 0 or state.step == steps:
+                line |= self._validate()
+            line["checkpoint_seconds"], stall = stall, 0.0
+            state.seconds = before + time.perf_counter() - started
+            line["seconds"] = state.seconds
+            self._tell(line, (steps - state.step) * (state.seconds - before) / (state.step - first))
+            if state.step in merged:
+                stall += self.writer.save(self.files.window, state.step, model_tensors(self.setup.model), {})
+            if stops or state.step % recipe.checkpoint.every == 0 or state.step == steps:
+                stall += self._save()
+            if stops and state.step < steps:
+                self.writer.wait()
+                raise TrainingInterrupted
+        self.writer.wait()
+
+    def close(self) -> None:
+        """Close what is written to."""
+        for file in (self.metrics, self.board):
+            if file is not None:
+                file.close()
+
+    def _step(self) -> tuple[dict[str, Any], bool]:
+        """One optimiser step; returns its metrics, and whether any rank wants to stop."""
+        setup, recipe = self.setup, self.setup.recipe
+        start, step = time.perf_counter(), self.state.step + 1
+        mine = share_of_step(step, recipe.batch_sequences, setup.ranks)
+        totals = self._gradients(mine)
+        if not setup.is_sharded:
+            sum_gradients(setup.model.parameters(), setup.ranks)
+        grad_norm = clip_(list(setup.model.parameters()), recipe.optimizer.clip_norm)
+        trouble = self.guard.check(totals.loss, grad_norm)
+        if trouble:
+            self._give_up(step, mine, trouble, totals.loss, grad_norm)
+        rate = recipe.learning_rate.peak * factor(recipe.learning_rate, step, recipe.training.steps)
+        setup.optimizer.step(rate)
+        setup.optimizer.zero_grad()
+        if totals.counts_LE.numel():
+            step_bias(setup.model, totals.counts_LE.to(setup.ranks.device), recipe.loss.bias_rate)
+        self.state.step, self.state.loss = step, totals.loss
+        self.state.tokens += totals.tokens
+        seconds = time.perf_counter() - start
+        return self._line(totals, rate, grad_norm, seconds), totals.someone_stops
+
+    def _gradients(self, mine: range) -> Totals:
+        """Forward and backward over this rank's sequences; gradients stay in the parameters, as sums."""
+        setup = self.setup
+        losses, counts_LE = torch.zeros(5, dtype=torch.float64), torch.zeros(setup.sparse_layers, setup.experts)
+        for part in micro_batches(mine, setup.micro_batch_sequences):
+            objective, told = setup.objective(sequences_of(setup.train, part, setup.ranks.device))
+            objective.backward()
+            values = torch.stack([told.cross_entropy, told.mtp, told.z]).detach().cpu().double()
+            losses += torch.cat([values, torch.tensor([told.tokens, told.mtp_tokens], dtype=torch.float64)])
+            counts_LE = counts_LE + told.counts_LE.cpu()
+        flag = torch.tensor([self.stop.wanted or self.writer.has_failed], dtype=torch.float64)
+        everything = setup.ranks.sum_(torch.cat([losses, flag, counts_LE.double().flatten()]))
+        cross_entropy, mtp, z, tokens, mtp_tokens, stops = everything[:6].tolist()
+        return Totals(
+            loss=cross_entropy / tokens,
+            mtp_loss=mtp / mtp_tokens if mtp_tokens else None,
+            z_loss=z / tokens / max(1, setup.sparse_layers),
+            tokens=round(tokens),
+            counts_LE=everything[6:].view(setup.sparse_layers, setup.experts),
+            someone_stops=stops > 0,
+        )
+
+    def _line(self, totals: Totals, rate: float, grad_norm: float, seconds: float) -> dict[str, Any]:
+        setup, step = self.setup, self.state.step
+        speed = totals.tokens / seconds
+        line: dict[str, Any] = {
+            "step": step,
+            "tokens": self.state.tokens,
+            "loss": totals.loss,
+            "bits_per_byte": bits_per_byte(totals.loss, setup.train),
+            "mtp_loss": totals.mtp_loss,
+            "z_loss": totals.z_loss,
+            "lr": rate,
+            "grad_norm": grad_norm,
+            "tokens_per_second": speed,
+            "mfu": speed * setup.flops_per_token / setup.peak_flops if setup.peak_flops else None,
+            "step_seconds": seconds,
+            "memory_bytes": peak_memory_bytes(setup.ranks.device),
+        }
+        if totals.counts_LE.numel():
+            line["imbalance"] = imbalance(totals.counts_LE).tolist()
+            if step % max(1, setup.recipe.training.steps // LOADS_KEPT) == 0:
+                line["loads"] = totals.counts_LE.long().tolist()
+        return line
+
+    def _validate(self) -> dict[str, float]:
+        """Score held-out text; where it is the best so far, save the weights."""
+        setup, state = self.setup, self.state
+        start = time.perf_counter()
+        found = validate(
+            setup.objective,
+            setup.validation,
+            setup.recipe.validation.max_sequences,
+            setup.micro_batch_sequences,
+            setup.ranks,
+        )
+        state.validation_loss = found.loss
+        if math.isfinite(found.loss) and (state.best is None or found.loss < state.best.loss):
+            state.best = Best(state.step, found.loss)
+            self.writer.save(self.files.best, state.step, model_tensors(setup.model), {"validation_loss": found.loss})
+        return {
+            "validation_loss": found.loss,
+            "validation_bits_per_byte": found.bits_per_byte,
+            "validation_seconds": time.perf_counter() - start,
+        }
+
+    def _save(self) -> float:
+        state = {"training": self.state.as_json(), "guard": self.guard.memory()}
+        tensors = all_tensors(self.setup.model, self.setup.optimizer)
+        return self.writer.save(self.files.checkpoints, self.state.step, tensors, state)
+
+    def _tell(self, line: dict[str, Any], seconds_left: float) -> None:
+        self.report.step(line, seconds_left)
+        last = self.state.step == self.setup.recipe.training.steps
+        worth = last or "validation_loss" in line or self.state.step % self.setup.recipe.logging.every == 0
+        if self.metrics is not None and worth:
+            self.metrics.write(line)
+        if self.board is not None and worth:
+            to_tensorboard(self.board, line)
+
+    def _give_up(self, step: int, mine: range, trouble: Trouble, loss: float, grad_norm: float) -> None:
+        ids_BS1 = sequences_of(self.setup.train, mine, self.setup.ranks.device)
+        facts = {
+            "why": trouble.what,
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "median_loss": trouble.median_loss,
+            "first_sequence": mine.start,
+        }
+        path = keep_batch(self.files.guard, self.setup.ranks.rank, step, ids_BS1, facts)
+        self.writer.wait()
+        saved = self.files.checkpoints.steps()
+        raise TrainingDiverged(
+            f"Stopped at step {step}: {trouble.what}. The batch is in {path}. "
+            f"{f'The last checkpoint is of step {saved[-1]}. ' if saved else ''}"
+            "Start anew (another --out) with a lower learning_rate.peak, more learning_rate.warmup_steps, or "
+            "precision.compute = 'float32'."
+        )
+
+
+def clip_(parameters: list[Tensor], max_norm: float) -> float:
+    """Scale all gradients together so that their norm is at most `max_norm`; returns the norm before."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm.item()

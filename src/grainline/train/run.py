@@ -1,0 +1,175 @@
+"""`train`: a recipe, a plan and a folder in; a model, and everything to go on from, out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+
+from grainline.documents import ModelConfig, Plan, Recipe
+from grainline.hardware import look
+from grainline.models import formats
+from grainline.models.count import parameters
+from grainline.models.model import Model
+from grainline.parallel import Ranks, join_ranks, refuse_unsupported
+from grainline.train.checkpoint import CheckpointWriter, load, newest
+from grainline.train.corpus import Corpus, prepare
+from grainline.train.decide import Decision, decide, peak_flops
+from grainline.train.documents import read_plan, read_recipe
+from grainline.train.files import RunFolder, write_down
+from grainline.train.finish import finish
+from grainline.train.guard import Guard
+from grainline.train.loop import Loop
+from grainline.train.metrics import MetricsLog, open_tensorboard
+from grainline.train.progress import Reporter
+from grainline.train.result import TrainResult
+from grainline.train.setup import Setup, set_up
+from grainline.train.signals import StopRequest, TrainingInterrupted
+from grainline.train.source import fit, source_of
+from grainline.train.state import TrainingState, all_tensors
+
+
+def train(
+    recipe: Recipe | str | Path,
+    plan: Plan | str | Path | None = None,
+    *,
+    out: str | Path,
+    resume: bool = True,
+    overrides: Iterable[str] = (),
+    data: str | Path | None = None,
+    quiet: bool = False,
+) -> TrainResult:
+    """Train what `recipe` asks for as `plan` says (default: decided from the machine), and keep everything in `out`.
+
+    With `resume` a run that was interrupted goes on from its last checkpoint, and one that came to its end is returned
+    as it is; without it `out` is cleared first. `overrides` are ``a.b=value`` strings for the recipe. `data` is a
+    folder for tokenizer and packed text that several runs share (default: in `out`). Under torchrun every rank calls
+    this.
+
+    Raises GrainlineError for what a person can mend, TrainingDiverged (one of them) when the guard stops the run, and
+    TrainingInterrupted (a KeyboardInterrupt) after Ctrl-C or SIGTERM, with the run saved.
+    """
+    recipe, plan = read_recipe(recipe, overrides), read_plan(plan)
+    files = RunFolder(Path(out), recipe.checkpoint.keep)
+    with join_ranks(plan.execution.device) as ranks, ExitStack() as stack:
+        refuse_unsupported(plan, ranks)
+        done = ranks.on_first(lambda: _claim(files, recipe, resume, stack))
+        if done is not None:
+            return done
+        report = Reporter(
+            recipe.training.steps, files.log if ranks.is_first else None, quiet=quiet or not ranks.is_first
+        )
+        stack.callback(report.close)
+        stack.enter_context(_threads_restored())
+        return _train(recipe, plan, files, Path(data) if data else files.data, ranks, report, stack)
+
+
+def _claim(files: RunFolder, recipe: Recipe, resume: bool, stack: ExitStack) -> TrainResult | None:
+    """Take the folder for this run; its result if it came to its end before."""
+    stack.enter_context(files.locked())
+    if not resume:
+        files.clear()
+    files.check_recipe(recipe)
+    return TrainResult.load(files.result) if files.model.is_dir() else None
+
+
+def _train(
+    recipe: Recipe, plan: Plan, files: RunFolder, data: Path, ranks: Ranks, report: Reporter, stack: ExitStack
+) -> TrainResult:
+    machine = ranks.on_first(lambda: look(disk=files.out))
+    source, tokenizer = source_of(recipe)
+    corpus = prepare(recipe, data, tokenizer, ranks, report.say)
+    source = fit(source, recipe, corpus.tokenizer)
+    config = source.config if isinstance(source, Model) else source
+    formats.config_to_hf(config)  # raises now, rather than after the last step, if it can't be saved
+    decision = decide(recipe, plan, config, machine, ranks, files.read_run())
+    torch.set_num_threads(decision.threads)
+    if ranks.is_first:
+        write_down(files, recipe, decision, config, machine)
+    setup = set_up(
+        recipe,
+        decision.plan,
+        ranks,
+        source,
+        corpus.train,
+        corpus.validation,
+        compute=decision.compute,
+        peak_flops=peak_flops(machine, ranks, decision.compute),
+        bos_token_id=corpus.tokenizer.separator_id,
+    )
+    state, guard = _resumed(setup, files, report)
+    resumed_from = state.step or None
+    report.say(_intention(setup, decision, config, corpus, resumed_from))
+    writer = CheckpointWriter()
+    stack.callback(writer.close)
+    loop = Loop(
+        setup=setup,
+        state=state,
+        guard=guard,
+        files=files,
+        writer=writer,
+        report=report,
+        metrics=MetricsLog(files.metrics, state.step) if ranks.is_first else None,
+        board=open_tensorboard(files.tensorboard) if ranks.is_first and recipe.logging.tensorboard else None,
+        stop=stack.enter_context(StopRequest(announce=ranks.is_first)),
+    )
+    stack.callback(loop.close)
+    try:
+        loop.run()
+    except TrainingInterrupted:
+        report.say(f"Saved at step {state.step} of {recipe.training.steps}. The same command goes on from there.")
+        raise
+    result = ranks.on_first(lambda: finish(setup, state, files, corpus.tokenizer))
+    report.say(
+        f"Done: {result.validation_loss:.4f} nats per token and {result.validation_bits_per_byte:.4f} bits per byte on "
+        f"held-out text. The model is in {result.model}."
+    )
+    return dataclasses.replace(result, resumed_from=resumed_from)
+
+
+def _resumed(setup: Setup, files: RunFolder, report: Reporter) -> tuple[TrainingState, Guard]:
+    """The state of the newest checkpoint, read into model and optimiser; or the state of a run that begins."""
+    recipe, ranks = setup.recipe, setup.ranks
+    if ranks.is_first:
+        for folder in (files.checkpoints, files.best, files.window):
+            folder.clear_partial()
+    checkpoint = newest(files.checkpoints, report.say)
+    step = 0
+    state, guard = TrainingState(), Guard(recipe.guard)
+    if checkpoint is not None:
+        saved = load(checkpoint, all_tensors(setup.model, setup.optimizer))
+        state, guard = TrainingState.from_json(saved["training"]), Guard(recipe.guard, **saved["guard"])
+        step = state.step
+        setup.optimizer.resume_at(step)
+    if ranks.is_first:
+        for folder in (files.checkpoints, files.best, files.window):
+            folder.discard_after(step)
+    ranks.barrier()
+    return state, guard
+
+
+def _intention(setup: Setup, decision: Decision, config: ModelConfig, corpus: Corpus, resumed_from: int | None) -> str:
+    count, training = parameters(config), setup.recipe.training
+    begin = f"Going on from step {resumed_from}" if resumed_from else "Training"
+    where = (
+        f"{setup.ranks.world} ranks on {setup.ranks.device.type}" if setup.ranks.world > 1 else str(setup.ranks.device)
+    )
+    epochs = training.steps * setup.recipe.batch_sequences / len(corpus.train)
+    return (
+        f"{begin}: {count.total / 1e6:,.1f} million parameters ({count.active / 1e6:,.1f} million active), "
+        f"{training.steps:,} steps of {training.batch_tokens:,} tokens ({epochs:.2g} epochs), "
+        f"{decision.compute} on {where}, {decision.threads} threads, "
+        f"{decision.micro_batch_sequences} sequences per pass."
+    )
+
+
+@contextmanager
+def _threads_restored() -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,46 @@
+"""Held-out loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from grainline.parallel.ranks import Ranks
+from grainline.train.batches import micro_batches, sequences_of
+
+if TYPE_CHECKING:
+    from grainline.data.dataset import TokenDataset
+    from grainline.train.objective import Objective
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Cross-entropy in nats per token, and the same per byte of text in bits."""
+
+    loss: float
+    bits_per_byte: float
+
+
+def bits_per_byte(loss: float, dataset: TokenDataset) -> float:
+    """Nats per token → bits per byte, at the dataset's mean bytes per token."""
+    return loss / math.log(2) * dataset.tokens / dataset.bytes
+
+
+@torch.no_grad()
+def validate(
+    objective: Objective, dataset: TokenDataset, max_sequences: int, micro_batch_sequences: int, ranks: Ranks
+) -> Validation:
+    """Score the first sequences of `dataset`, shared out over ranks."""
+    count = min(len(dataset), max_sequences)
+    # Sharded ranks must run the same number of passes: all take equal shares, or, of too few, all take everything.
+    mine = ranks.share(count - count % ranks.world) if count >= ranks.world else range(count)
+    sums = torch.zeros(2, dtype=torch.float64)
+    for part in micro_batches(mine, micro_batch_sequences):
+        _, told = objective(sequences_of(dataset, part, ranks.device))
+        sums += torch.tensor([told.cross_entropy.item(), told.tokens], dtype=torch.float64)
+    ranks.sum_(sums)
+    loss = (sums[0] / sums[1]).item()
+    return Validation(loss, bits_per_byte(loss, dataset))

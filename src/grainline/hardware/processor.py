@@ -75,7 +75,7 @@ def usable_cores(root: Path = Path("/")) -> int:
 def threads(usable: int) -> int:
     """Threads to compute with: what OMP_NUM_THREADS says, else one per usable core.
 
-    torchrun sets it to 1 where nobody has said anything, which isn't a wish: under torchrun a plan's execution.threads is.
+    torchrun sets it to 1 where nobody has said anything, so there 1 is no wish; a plan's `execution.threads` is.
     """
     said = os.environ.get("OMP_NUM_THREADS", "")
     if said == "1" and "TORCHELASTIC_RUN_ID" in os.environ:

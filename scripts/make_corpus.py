@@ -3,9 +3,10 @@
 
     python scripts/make_corpus.py [--packages FOLDER]
 
-Packages that are not yet in FOLDER are fetched with `apt-get download` (Debian 12, the versions in PACKAGES). The same
-packages give the same bytes: documents are cleaned, deduplicated, ordered by the hash of their text, and cut to a
-budget per source. Needs only Python's standard library, apt-get and dpkg-deb.
+Packages that are not yet in FOLDER are fetched with `apt-get download`: Debian 12, the versions in PACKAGES. What its
+mirrors no longer have is kept at snapshot.debian.org. The same packages give the same bytes: documents are cleaned,
+deduplicated, ordered by the hash of their text, and cut to a budget per source. Needs only Python's standard library,
+apt-get and dpkg-deb.
 """
 
 from __future__ import annotations

@@ -14,9 +14,7 @@ from grainline.data.files import Found, find_text
 from grainline.data.formats import text_bytes
 from grainline.data.pack import pack
 from grainline.data.packed import Packed
-from grainline.data.readers import read_text
-from grainline.data.split import is_held_out
-from grainline.data.tokenizer import Tokenizer
+from grainline.data.tokenizer import Tokenizer, train_tokenizer
 from grainline.documents import GrainlineError, Recipe, write_atomically
 from grainline.parallel import Ranks
 
@@ -84,9 +82,9 @@ def _trained(recipe: Recipe, found: Found, folder: Path, say: Callable[[str], No
     if _read(folder / MADE_FROM) == made_from:
         return Tokenizer.load(folder)
     say(f"Training a tokenizer of {data.vocab_size:,} tokens.")
-    documents = read_text(found, data.max_bytes)
-    texts = (d.text for d in documents if not is_held_out(d.text, data.validation_fraction))
-    tokenizer = Tokenizer.train(texts, data.vocab_size)
+    tokenizer = train_tokenizer(
+        found, data.vocab_size, validation_fraction=data.validation_fraction, max_bytes=data.max_bytes
+    )
     tokenizer.save(folder)
     write_atomically(folder / MADE_FROM, json.dumps(made_from))
     return tokenizer

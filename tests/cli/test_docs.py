@@ -30,7 +30,7 @@ def reference() -> ModuleType:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_file_that_a_page_names_exists(page: Path) -> None:
     rooms = "|".join(path.name for path in (ROOT / "src" / "grainline").iterdir() if path.is_dir())
-    named = re.findall(rf"`((?:(?:{rooms}|src|tests|docs|benchmarks|scripts)/)[\w./]*(?:\.py|/))`", page.read_text())
+    named = re.findall(rf"`((?:(?:{rooms}|src|tests|benchmarks|scripts)/)[\w./]*(?:\.py|/))`", page.read_text())
     missing = [name for name in named if not ((ROOT / name).exists() or (ROOT / "src" / "grainline" / name).exists())]
     assert missing == []
 

@@ -62,12 +62,11 @@ def examine(folder: Path) -> Iterator[Check]:
     """Every check, in the order in which they are to be mended."""
     from grainline.hardware import look
 
-    torch = _torch()
-    machine = look(measure=torch.state == "ok", disk=folder)
+    machine = look(measure=_torch_fits(), disk=folder)
     yield _python()
     yield _platform(machine)
     yield _packages()
-    yield torch
+    yield _torch(machine)
     yield _bfloat16(machine)
     yield _accelerator(machine)
     yield _compiler()
@@ -105,22 +104,25 @@ def _packages() -> Check:
     return Check("packages", "ok", "all that grainline requires")
 
 
-def _torch() -> Check:
-    wanted = next(requirement for requirement in _requirements() if requirement.name == "torch")
-    mend = f"{PIP} '{wanted}'"
-    version = _version("torch")
-    if version is None:
-        return Check("torch", "missing", "not installed", mend)
-    if not wanted.specifier.contains(version, prereleases=True):
-        return Check("torch", "missing", f"{version}, but grainline needs {wanted}", mend)
-    import torch
-
-    if torch.version.cuda:
-        return Check("torch", "ok", f"{version}, built for CUDA {torch.version.cuda}")
-    if shutil.which("nvidia-smi"):
+def _torch(machine: Machine) -> Check:
+    wanted = _wanted_torch()
+    if machine.torch is None:
+        return Check("torch", "missing", "not installed", f"{PIP} '{wanted}'")
+    if not _torch_fits():
+        return Check("torch", "missing", f"{machine.torch}, but grainline needs {wanted}", f"{PIP} '{wanted}'")
+    if machine.torch_build == "CPU" and shutil.which("nvidia-smi"):
         mend = f"{PIP} --force-reinstall '{wanted}'"
-        return Check("torch", "limited", f"{version}, a CPU build beside an NVIDIA GPU", mend)
-    return Check("torch", "ok", f"{version}, {'with Metal' if torch.backends.mps.is_built() else 'a CPU build'}")
+        return Check("torch", "limited", f"{machine.torch}, built for the CPU, beside an NVIDIA GPU", mend)
+    return Check("torch", "ok", f"{machine.torch}, built for {machine.torch_build}")
+
+
+def _torch_fits() -> bool:
+    version = _version("torch")
+    return version is not None and _wanted_torch().specifier.contains(version, prereleases=True)
+
+
+def _wanted_torch() -> Requirement:
+    return next(requirement for requirement in _requirements() if requirement.name == "torch")
 
 
 def _requirements() -> list[Requirement]:

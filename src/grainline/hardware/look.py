@@ -41,7 +41,7 @@ def look(measure: bool = True, disk: str | Path = ".", fresh: bool = False) -> M
     )
     if machine.torch is None:
         return machine
-    machine = replace(machine, accelerators=_accelerators())
+    machine = replace(machine, accelerators=_accelerators(), torch_build=_torch_build())
     return _with_figures(machine, str(machine.torch), fresh) if measure else machine
 
 
@@ -50,6 +50,14 @@ def _torch_version() -> str | None:
         return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _torch_build() -> str:
+    import torch
+
+    if torch.version.cuda:
+        return f"CUDA {torch.version.cuda}"
+    return "Metal" if torch.backends.mps.is_built() else "CPU"
 
 
 def _accelerators() -> tuple[Accelerator, ...]:

@@ -42,6 +42,7 @@ class Machine:
     accelerators: tuple[Accelerator, ...] = ()
     flops_per_second: Mapping[str, float] = field(default_factory=dict)  # of the CPU with `threads`, by dtype
     memory_bytes_per_second: float | None = None
+    torch_build: str = ""  # what torch was built for: "CPU", "CUDA 12.8" or "Metal"
     disturbed: bool = False  # other programs ran while the CPU's figures were measured: alone, it is faster
 
     @property

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -41,13 +41,27 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
-    def from_first(self, value: T) -> T:
-        """The first rank's value (small, made of plain types), on every rank."""
+    def on_first(self, make: Callable[[], T]) -> T:
+        """Let the first rank make a value (small, of plain types), and give it to all.
+
+        If that fails, every rank raises: the first one what it met, the others GrainlineError with its message.
+        """
         if self.world == 1:
-            return value
-        box = [value]
+            return make()
+        box: list[Any] = [None, None]
+        failure: Exception | None = None
+        if self.is_first:
+            try:
+                box[0] = make()
+            except Exception as error:
+                failure, box[1] = error, str(error)
         dist.broadcast_object_list(box)
-        return box[0]
+        if failure is not None:
+            raise failure
+        if box[1] is not None:
+            raise GrainlineError(box[1])
+        value: T = box[0]
+        return value
 
     def barrier(self) -> None:
         """Wait for all."""
@@ -55,34 +69,27 @@ class Ranks:
             dist.barrier()
 
 
-@contextmanager
-def join_ranks(device: str = "auto") -> Iterator[Ranks]:
-    """Join the process group that torchrun's environment describes (WORLD_SIZE, RANK, …), and leave it at the end.
+def join_ranks(device: str = "auto") -> Ranks:
+    """Join the process group that torchrun's environment describes (WORLD_SIZE, RANK, …), and stay until the exit.
 
-    `device` is "auto", "cpu", "cuda" or "mps"; ranks talk over gloo on CPUs and over NCCL between GPUs.
+    `device` is "auto", "cpu", "cuda" or "mps"; ranks talk over gloo between CPUs and over NCCL between GPUs.
     Raises GrainlineError where the device isn't there.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank, local_world = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     chosen = pick_device(device, local_rank)
     if world == 1:
-        yield Ranks(chosen)
-        return
+        return Ranks(chosen)
     if chosen.type == "mps":
-        raise GrainlineError(
-            "Several ranks can't share an Apple GPU. Set execution.device = 'cpu', or start one process."
-        )
+        raise GrainlineError("Ranks can't share an Apple GPU. Set execution.device = 'cpu', or start one process.")
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    joined_here = not dist.is_initialized()
-    if joined_here:
+    if not dist.is_initialized():
         # Objects and checkpoints travel between CPUs, whatever the tensors do.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield Ranks(chosen, dist.get_rank(), world, local_world)
-    finally:
-        if joined_here:
-            dist.destroy_process_group()
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        # Not sooner: a group left and joined again would meet the addresses of the first one.
+        atexit.register(dist.destroy_process_group)
+    return Ranks(chosen, dist.get_rank(), world, local_world)
 
 
 def pick_device(wanted: str, local_rank: int) -> torch.device:

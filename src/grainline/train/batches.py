@@ -22,7 +22,11 @@ def share_of_step(step: int, batch_sequences: int, ranks: Ranks) -> range:
 
 def micro_batches(sequences: range, size: int) -> Iterator[range]:
     """Contiguous parts of at most `size`, as equal as can be."""
-    parts = -(-len(sequences) // size)
+    return split(sequences, -(-len(sequences) // size))
+
+
+def split(sequences: range, parts: int) -> Iterator[range]:
+    """So many contiguous parts, as equal as can be; empty ones where there are too few."""
     for i in range(parts):
         start, stop = i * len(sequences) // parts, (i + 1) * len(sequences) // parts
         yield sequences[start:stop]

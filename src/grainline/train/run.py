@@ -54,7 +54,8 @@ def train(
     """
     recipe, plan = read_recipe(recipe, overrides), read_plan(plan)
     files = RunFolder(Path(out), recipe.checkpoint.keep)
-    with join_ranks(plan.execution.device) as ranks, ExitStack() as stack:
+    ranks = join_ranks(plan.execution.device)
+    with ExitStack() as stack:
         refuse_unsupported(plan, ranks)
         done = ranks.on_first(lambda: _claim(files, recipe, resume, stack))
         if done is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from grainline.parallel.ranks import Ranks
-from grainline.train.batches import micro_batches, sequences_of
+from grainline.train.batches import sequences_of, split
 
 if TYPE_CHECKING:
     from grainline.data.dataset import TokenDataset
@@ -35,12 +35,13 @@ def validate(
 ) -> Validation:
     """Score the first sequences of `dataset`, shared out over ranks."""
     count = min(len(dataset), max_sequences)
-    # Sharded ranks must run the same number of passes: all take equal shares, or, of too few, all take everything.
-    mine = ranks.share(count - count % ranks.world) if count >= ranks.world else range(count)
+    largest_share = -(-count // ranks.world)
     sums = torch.zeros(2, dtype=torch.float64)
-    for part in micro_batches(mine, micro_batch_sequences):
-        _, told = objective(sequences_of(dataset, part, ranks.device))
-        sums += torch.tensor([told.cross_entropy.item(), told.tokens], dtype=torch.float64)
+    for part in split(ranks.share(count), -(-largest_share // micro_batch_sequences)):
+        # Sharded ranks must run equally many passes: one that has nothing left runs one for nothing.
+        _, told = objective(sequences_of(dataset, part or range(1), ranks.device))
+        if part:
+            sums += torch.tensor([told.cross_entropy.item(), told.tokens], dtype=torch.float64)
     ranks.sum_(sums)
     loss = (sums[0] / sums[1]).item()
     return Validation(loss, bits_per_byte(loss, dataset))

@@ -72,6 +72,8 @@ class CheckpointWriter:
         finally:
             self._thread.shutdown()
             self._buffers.clear()
+            if self._group is not None:
+                dist.destroy_process_group(self._group)
 
     def _copied(self, name: str, tensor: Tensor) -> Tensor:
         local = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()

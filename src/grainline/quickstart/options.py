@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grainline.documents import GrainlineError
+from grainline.train.corpus import PACKED
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,13 @@ class QuickstartFolder:
 
     @property
     def data(self) -> Path:
-        """Packed sequences of both models."""
+        """What both training runs read."""
         return self.out / "data"
+
+    @property
+    def packed(self) -> Path:
+        """Where in `data` the training runs look for the packed text."""
+        return self.data / PACKED
 
     @property
     def tokenizer(self) -> Path:

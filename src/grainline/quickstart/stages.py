@@ -101,7 +101,7 @@ def divide_time(run: Run) -> None:
     budget = plan_budget(config, run.facts["depth"], speed, run.options.minutes * 60 - run.seconds_spent())
     found = find_text(run.options.text)
     max_bytes = int(budget.tokens * bytes_per_token(tokenizer, run.options.text) / (1 - VALIDATION_FRACTION))
-    packed = pack(found, tokenizer, run.folder.data, validation_fraction=VALIDATION_FRACTION, max_bytes=max_bytes)
+    packed = pack(found, tokenizer, run.folder.packed, validation_fraction=VALIDATION_FRACTION, max_bytes=max_bytes)
     dataset = TokenDataset.open(
         packed.folder, "train", SEQUENCE_LENGTH, batch_sequences=budget.batch_tokens // SEQUENCE_LENGTH
     )
@@ -136,7 +136,7 @@ def train_dense(run: Run) -> None:
 
 def evaluate(run: Run) -> None:
     """Bits per byte by part, of both models and of the classical baselines given the very bytes that they read."""
-    held_out = list(validation_documents(run.folder.data))
+    held_out = list(validation_documents(run.folder.packed))
     scores: dict[str, Scores] = {}
     for name, path in (("sparse", run.folder.model), ("dense", QuickstartFolder(run.folder.dense).model)):
         model, tokenizer = load(path)
@@ -159,7 +159,7 @@ def write_samples(run: Run) -> None:
     model, tokenizer = load(run.folder.model)
     model.eval()
     samples: list[dict[str, Any]] = []
-    for document in validation_documents(run.folder.data):
+    for document in validation_documents(run.folder.packed):
         if len(samples) == MOST_SAMPLES or document.part in {s["part"] for s in samples}:
             continue
         prompt = tokenizer.encode(document.text[:2000])[:PROMPT_TOKENS]
@@ -180,7 +180,7 @@ def write_samples(run: Run) -> None:
 def training_text(run: Run) -> bytes:
     """The bytes that the models have read, each once, in the order of the text."""
     tokenizer, budget = Tokenizer.load(run.folder.tokenizer), run.budget
-    dataset = TokenDataset.open(run.folder.data, "train", budget.sequence_length, run.options.seed)
+    dataset = TokenDataset.open(run.folder.packed, "train", budget.sequence_length, run.options.seed)
     count = min(len(dataset), budget.tokens // budget.sequence_length)
     pieces = zip(dataset.starts(0, count).tolist(), dataset.text(0, count, tokenizer), strict=True)
     return b"".join(text for _, text in sorted(pieces))

@@ -39,6 +39,10 @@ def test_verdict_says_so_when_the_sparse_model_loses() -> None:
     )
 
 
+def test_verdict_leaves_a_programs_name_as_it_is() -> None:
+    assert verdict(evaluation_of(sparse=4.0, xz=2.0)).startswith("xz wins with 2.000 bits per byte")
+
+
 def test_verdict_calls_what_looks_equal_a_tie() -> None:
     told = verdict(evaluation_of(sparse=2.0001, dense=2.0004))
     assert told == (

@@ -91,9 +91,13 @@ def test_recipe_and_config_are_verbatim(tmp_path: Path) -> None:
 
 def test_the_command_makes_it_again(tmp_path: Path) -> None:
     folder = make(tmp_path / "notes", text=("my letters/*.txt", "notes.md"), licences=None)
+    facts = json.loads((folder / "quickstart.json").read_text())
+    facts["options"] |= {"minutes": 2.5, "depth": None, "seed": 123_456_789}
+    write(folder / "quickstart.json", facts)
+    start = "grainline quickstart --minutes 2.5 --seed 123456789 --text 'my letters/*.txt' notes.md --out"
     commands = "\n".join(e.text for e in page(folder).all("pre", "wrap"))
-    start = "grainline quickstart --minutes 5 --depth 4 --seed 7 --text 'my letters/*.txt' notes.md --out"
     assert start in commands
+    assert f"grainline serve {folder}/model" in commands
     assert "--text" not in "\n".join(e.text for e in page(make(tmp_path / "builtin")).all("pre", "wrap"))
 
 

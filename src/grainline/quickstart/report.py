@@ -30,12 +30,12 @@ def render(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     path = folder / "report.html"
-    write_atomically(path, page(read_facts(folder), folder.name))
+    write_atomically(path, page(read_facts(folder), folder))
     return path
 
 
-def page(facts: Facts, name: str) -> str:
-    """The page as text; `name` is the run's."""
+def page(facts: Facts, folder: Path) -> str:
+    """The page as text; `folder` is named in the commands, and its name is the run's."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -58,7 +58,7 @@ def page(facts: Facts, name: str) -> str:
     outline, evaluation = facts.outline, facts.evaluation
     panels = load_panels(facts)
     return environment.get_template("report.html.j2").render(
-        name=name,
+        name=folder.resolve().name,
         verdict=verdict(evaluation),
         lead=lead(outline),
         tiles=tiles(evaluation),
@@ -83,7 +83,7 @@ def page(facts: Facts, name: str) -> str:
         machine=machine_rows(outline),
         recipe=facts.recipe,
         config=facts.config,
-        again=commands(outline, name),
+        again=commands(outline, folder),
         light=Markup(stylesheet(LIGHT)),
         dark=Markup(stylesheet(DARK)),
     )
@@ -246,18 +246,19 @@ def _rates(flops_per_second: Mapping[str, float]) -> str:
     return join([f"{rate / 1e12:.3g} TFLOP/s in {dtype}" for dtype, rate in flops_per_second.items()])
 
 
-def commands(outline: Outline, name: str) -> dict[str, str]:
+def commands(outline: Outline, folder: Path) -> dict[str, str]:
     """Shell commands: the same quickstart again, the same training again, and what to do with the model."""
     words = ["grainline", "quickstart"]
     for option in ("minutes", "depth", "seed"):
-        if outline.options.get(option) is not None:
-            words += [f"--{option}", str(outline.options[option])]
+        value = outline.options.get(option)
+        if value is not None:
+            words += [f"--{option}", str(value).removesuffix(".0")]
     if not outline.is_builtin:
         words += ["--text", *outline.text]
-    model = f"runs/{name}/model"
+    model, recipe = str(folder / "model"), str(folder / "recipe.toml")
     return {
-        "quickstart": shlex.join([*words, "--out", f"runs/{name}-again"]),
-        "train": shlex.join(["grainline", "train", f"runs/{name}/recipe.toml", "--out", f"runs/{name}-exactly"]),
+        "quickstart": shlex.join([*words, "--out", f"{folder}-again"]),
+        "train": shlex.join(["grainline", "train", recipe, "--out", f"{folder}-exactly"]),
         "generate": shlex.join(["grainline", "generate", model, "Once upon a time"]),
         "serve": shlex.join(["grainline", "serve", model]),
     }

@@ -32,7 +32,7 @@ def verdict(evaluation: Evaluation) -> str:
         return f"The sparse model ties with {tied}: it needs {bits(sparse)} bits per byte of text it never saw, {told}."
     winner = noun(others[0], evaluation)
     return (
-        f"{winner[:1].upper()}{winner[1:]} wins with {bits(totals[others[0]])} bits per byte of text it never saw; "
+        f"{winner.replace('the ', 'The ', 1)} wins with {bits(totals[others[0]])} bits per byte of text it never saw; "
         f"the sparse model needs {bits(sparse)}, {told}."
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,39 @@ def test_baselines_and_tasks_beside_the_model(place: Path, tmp_path: Path, capsy
 def test_mistakes_are_answered(place: Path, arguments: list[str], said: str, capsys: Capture) -> None:
     assert main(["eval", str(place / "model"), *arguments]) == 2
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture
+def served(place: Path) -> Iterator[str]:
+    """The base URL of `grainline serve` with the same model."""
+    import uvicorn
+
+    from grainline.serve.app import build_app
+    from grainline.serve.loading import open_model
+    from grainline.serve.server import address_of, bind
+
+    model = open_model(str(place / "model"), name="tiny")
+    with bind("127.0.0.1", 0) as listener:
+        listener.listen()
+        server = uvicorn.Server(uvicorn.Config(build_app(model), log_config=None))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield f"{address_of(listener)}/v1"
+        server.should_exit = True
+        thread.join(timeout=30)
+
+
+def test_our_own_server_gives_the_figures_of_the_model_in_memory(place: Path, served: str, capsys: Capture) -> None:
+    text = place / "short.jsonl"
+    rows = [{"text": lines(part, 50, words=12), "part": part} for part in WORDS]
+    text.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert main(["eval", str(place / "model"), "--text", str(text), "--json"]) == 0
+    here = json.loads(capsys.readouterr().out)["bits_per_byte"]
+    assert main(["eval", "tiny", "--endpoint", served, "--text", str(text), "--json"]) == 0
+    there = json.loads(capsys.readouterr().out)["bits_per_byte"]
+    assert here["total"]["tokens"] == there["total"]["tokens"]
+    assert here["total"]["bytes"] == there["total"]["bytes"]
+    assert there["total"]["bits_per_byte"] == pytest.approx(here["total"]["bits_per_byte"], rel=1e-5)
+    assert main(["eval", "tiny", "--endpoint", served, "--text", str(place / "test.jsonl")]) == 2
+    assert "--window" in capsys.readouterr().err  # a document of 200 words is beyond the context of 64 tokens
+    assert main(["eval", "tiny", "--endpoint", served, "--text", str(place / "test.jsonl"), "--window", "60"]) == 0

@@ -142,12 +142,21 @@ class EndpointScorer:
             else:
                 if response.is_success:
                     return _json(response, self.url + path)
-                problem = f"status {response.status_code}: {response.text[:300]}"
+                problem = f"status {response.status_code}: {_message(response)}"
                 if response.status_code not in TRANSIENT:
-                    raise GrainlineError(f"{self.url + path} refused: {problem}")
+                    mend = f" If texts are too long for it, lower --window ({self.window} characters now)."
+                    raise GrainlineError(f"{self.url + path} refused: {problem}{mend if body else ''}")
             if attempt + 1 < ATTEMPTS:
                 time.sleep(2.0**attempt / 2)
         raise GrainlineError(f"{self.url + path} doesn't answer ({problem}). Is the server running at this address?")
+
+
+def _message(response: httpx.Response) -> str:
+    """What the server says is wrong; OpenAI's servers say it in error.message."""
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:300]
 
 
 def _json(response: httpx.Response, where: str) -> Any:

@@ -77,7 +77,7 @@ def test_activations_are_within_a_quarter_of_what_autograd_saves(compute: str, d
     config = config_for_depth(4, 512, 64)
     config = dense_twin(config) if dense else config
     per_token = (_saved_bytes(config, 4, compute) - _saved_bytes(config, 2, compute)) / 128
-    assert 1.0 <= activation_bytes_per_token(config, compute, recompute=False) / per_token <= 1.26
+    assert 0.95 <= activation_bytes_per_token(config, 64, compute, recompute=False) / per_token <= 1.25
 
 
 def _estimate(recipe: Recipe, config: ModelConfig, **changes: object):  # type: ignore[no-untyped-def]

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 import grainline
 from grainline.documents import GrainlineError, Plan, Recipe
+from grainline.models.dial import config_for_depth
 from grainline.train import TrainingDiverged, TrainingInterrupted, TrainResult, read_metrics, train
 from grainline.train.checkpoint import CheckpointError, CheckpointFolder, CheckpointSource
 from grainline.train.checkpoint import storage as storage_module
@@ -112,17 +113,20 @@ def test_the_same_seed_gives_the_same_run_and_another_another(tiny: MakeRecipe, 
     assert _same_weights(tmp_path / "a", tmp_path / "b")
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("optimizer", "compute", "number"),
+    [("muon", "float32", signal.SIGINT), ("muon", "bfloat16", signal.SIGTERM), ("adamw", "float32", signal.SIGTERM)],
+)
 def test_a_run_that_was_interrupted_goes_on_bit_equal(
     tiny: MakeRecipe,
     run: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     optimizer: str,
+    compute: str,
     number: signal.Signals,
 ) -> None:
-    recipe = tiny(optimizer={"kind": optimizer})
+    recipe = tiny(optimizer={"kind": optimizer}, precision={"compute": compute})
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run(recipe, whole)
     with monkeypatch.context() as patch:
@@ -283,6 +287,33 @@ def test_another_recipe_in_the_same_folder_is_refused_by_its_keys(tiny: MakeReci
     with pytest.raises(GrainlineError, match=r"learning_rate\.peak: 0\.01 -> 0\.02; seed: 0 -> 3"):
         run(tiny(learning_rate={"peak": 0.02}, seed=3), tmp_path)
     run(tiny(checkpoint={"keep": 1}, logging={"every": 2}, name="other"), tmp_path)
+
+
+def test_text_or_model_changed_under_a_run_is_refused(
+    tiny: MakeRecipe, one_thread: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, sizes = tmp_path / "text.txt", tmp_path / "model.toml"
+    paragraphs = [f"Paragraph {i} says that {i} times {i} is {i * i}.\n\n" for i in range(300)]
+    text.write_text("".join(paragraphs))
+    config = config_for_depth(2, 300, 32)
+    config.save(sizes)
+    data = {"text": [str(text)], "max_bytes": None}
+    recipe = tiny(data=data, model={"depth": None, "config_file": str(sizes)})
+
+    def go() -> None:
+        train(recipe, one_thread, out=tmp_path / "run", quiet=True)
+
+    with monkeypatch.context() as patch:
+        _stop_at(patch, 6)
+        with pytest.raises(TrainingInterrupted):
+            go()
+    config.model_copy(update={"ffn_hidden": 64}).save(sizes)
+    with pytest.raises(GrainlineError, match=r"another model\. What differs: ffn_hidden: \d+ -> 64"):
+        go()
+    config.save(sizes)
+    text.write_text("".join(paragraphs[:250]))
+    with pytest.raises(GrainlineError, match=r"other text: a file of data\.text or the tokenizer has changed"):
+        go()
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_its_batch(tiny: MakeRecipe, run: Run, tmp_path: Path) -> None:

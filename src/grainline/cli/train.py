@@ -75,6 +75,7 @@ def _print_dry_run(found: DryRun, json: bool) -> None:
 def _table(found: DryRun) -> Table:
     from rich.table import Table
 
+    from grainline.train.estimate import UTILISATION
     from grainline.train.progress import duration
 
     need, execution = found.estimate, found.plan.execution
@@ -91,21 +92,19 @@ def _table(found: DryRun) -> Table:
         f"{found.plan.layout.data_parallel} rank(s)",
     )
     memory, disk = need.memory, need.disk
-    table.add_row("memory per rank", _gb(memory.total), f"of {_gb(found.free_memory_bytes)} free")
+    table.add_row("memory per rank", _size(memory.total), f"of {_size(found.free_memory_bytes)} free")
     for name in ("parameters", "gradients", "optimizer", "activations", "working"):
-        table.add_row(f"  {name}", _gb(getattr(memory, name)), "")
-    table.add_row("disk", _gb(disk.total), f"of {_gb(found.free_disk_bytes)} free")
+        table.add_row(f"  {name}", _size(getattr(memory, name)), "")
+    table.add_row("disk", _size(disk.total), f"of {_size(found.free_disk_bytes)} free")
     for name in ("checkpoints", "weights", "data"):
-        table.add_row(f"  {name}", _gb(getattr(disk, name)), "")
+        table.add_row(f"  {name}", _size(getattr(disk, name)), "")
     if need.seconds is None or need.tokens_per_second is None:
         table.add_row("time", "?", "no matmul rate was measured here: grainline hardware measure")
     else:
-        from grainline.train.estimate import UTILISATION
-
-        speed = f"{need.tokens_per_second:,.0f} tokens/s at {UTILISATION:.0%} of the measured matmul rate"
-        table.add_row("time", duration(need.seconds), speed)
+        how = "measured" if found.speed_is_measured else f"taken as {UTILISATION:.0%} of the matmul rate"
+        table.add_row("time", duration(need.seconds), f"{need.tokens_per_second:,.0f} tokens/s, {how}")
     return table
 
 
-def _gb(count: int) -> str:
-    return f"{count / 1e9:,.2f} GB"
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

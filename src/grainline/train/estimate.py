@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from grainline.documents import ModelConfig, Recipe
@@ -10,6 +10,9 @@ from grainline.models.count import flops_per_token, parameters
 from grainline.train.learning_rate import merge_steps
 
 FLOAT32 = 4
+
+LONGEST_WRITTEN_SCORES = 512
+"""Sequences up to which `kernels.short_attention` takes over."""
 UTILISATION = 0.4
 """Share of the measured matmul rate that training is taken to reach; a run's own is the `mfu` in its metrics."""
 
@@ -60,6 +63,10 @@ class Estimate:
     seconds: float | None  # None where no matmul rate is known
     tokens_per_second: float | None
 
+    def at(self, tokens_per_second: float) -> Estimate:
+        """The same at a speed that was measured."""
+        return replace(self, tokens_per_second=tokens_per_second, seconds=self.tokens / tokens_per_second)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON; totals included."""
         values = asdict(self)
@@ -92,7 +99,7 @@ def estimate(
         parameters=FLOAT32 * total // shares,
         gradients=FLOAT32 * total // shares,
         optimizer=state // shares,
-        activations=tokens * activation_bytes_per_token(config, compute, recompute),
+        activations=tokens * activation_bytes_per_token(config, recipe.data.sequence_length, compute, recompute),
         working=_working_bytes(config, total, compute) + min(SCRATCH_BYTES, 4 * FLOAT32 * total),
     )
     weights = FLOAT32 * total
@@ -116,45 +123,47 @@ def estimate(
     )
 
 
-def activation_bytes_per_token(config: ModelConfig, compute: str, recompute: bool) -> int:
+def activation_bytes_per_token(config: ModelConfig, sequence_length: int, compute: str, recompute: bool) -> int:
     """Kept between forward and backward for each token of a micro-batch: a tally of what each layer saves.
 
-    Norms keep their input and its normalised value in float32; routers compute in float32. Within a quarter of what
-    autograd saves (tests/train/test_estimate.py), on the high side.
+    tests/train/test_estimate.py holds it against what autograd saves, within a quarter.
     """
     size, width = config.hidden_size, 2 if compute == "bfloat16" else 4
-    layers = [_block_bytes(config, layer, width) for layer in range(config.layers + config.mtp_depth)]
-    ends = _norm_bytes(size, width) + 2 * size * width
-    if config.mtp_depth:
-        ends += 3 * _norm_bytes(size, width) + 4 * size * width
+    layers = [_block_bytes(config, layer, sequence_length, width) for layer in range(config.layers + config.mtp_depth)]
+    # A norm keeps its normalised input, and what follows it keeps its output; the loss keeps its gradient.
+    ends = (3 + (9 if config.mtp_depth else 0)) * size * width
     if recompute:
         return len(layers) * size * width + max(layers) + ends
     return sum(layers) + ends
 
 
-def _norm_bytes(size: int, width: int) -> int:
-    kept = 4 * size if width == 4 else 8 * size  # in float32 the input is the stream itself, counted elsewhere
-    return kept + size * width
+def _block_bytes(config: ModelConfig, layer: int, sequence_length: int, width: int) -> int:
+    norms = 4 * config.hidden_size * width
+    return norms + _attention_bytes(config, sequence_length, width) + _ffn_bytes(config, layer, width)
 
 
-def _block_bytes(config: ModelConfig, layer: int, width: int) -> int:
-    a, size = config.attention, config.hidden_size
+def _attention_bytes(config: ModelConfig, sequence_length: int, width: int) -> int:
+    a = config.attention
     if a.kind == "mla":
         assert a.kv_rank and a.rope_dim and a.value_dim
-        q = a.heads * (a.head_dim + a.rope_dim)
-        low = (a.q_rank or 0) + a.kv_rank
-        attention = width * (3 * q + 2 * a.heads * a.value_dim) + 2 * _norm_bytes(low, width)
+        q, out = a.heads * (a.head_dim + a.rope_dim), a.heads * a.value_dim
+        values = 3 * q + 3 * out + 2 * ((a.q_rank or 0) + a.kv_rank)
     else:
         q, kv = a.heads * a.head_dim, a.groups_of_kv * a.head_dim
-        attention = width * (4 * q + q + kv)  # q, repeated k and v, output, and what was before the norms
-        attention += _norm_bytes(q + kv, width) if a.qk_norm else 0
-    stream = 2 * size * width + 2 * _norm_bytes(size, width)
-    if not config.is_sparse(layer) or config.moe is None:
-        return attention + stream + width * 5 * config.ffn_hidden
+        values = 3 * q + 2 * kv + (q + kv if a.qk_norm else 0)
+    # On short sequences in bfloat16 the attention of CPUs writes its scores out.
+    scores = a.heads * sequence_length if width == 2 and sequence_length <= LONGEST_WRITTEN_SCORES else 0
+    return (values + scores) * width
+
+
+def _ffn_bytes(config: ModelConfig, layer: int, width: int) -> int:
     moe = config.moe
-    routed = moe.top_k * (width * (2 * size + 2 * moe.expert_hidden) + 32)
-    router = 4 * (size + 5 * moe.experts)
-    return attention + stream + routed + router + width * 5 * moe.shared_width
+    if moe is None or not config.is_sparse(layer):
+        return 4 * config.ffn_hidden * width
+    indices = 32 * moe.top_k
+    router = 4 * (5 * moe.experts + (config.hidden_size if width == 2 else 0))  # in float32
+    routed = moe.top_k * 2 * (config.hidden_size + moe.expert_hidden)
+    return indices + router + (routed + 4 * moe.shared_width) * width
 
 
 def _working_bytes(config: ModelConfig, total: int, compute: str) -> int:

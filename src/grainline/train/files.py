@@ -20,6 +20,8 @@ from grainline.train.decide import Decision
 FREE_TABLES = ("schema_version", "name", "validation", "checkpoint", "guard", "logging")
 """Tables of a recipe that may change when a run is resumed: they don't alter what is learned."""
 
+OTHERWISE = "name another folder (--out), or start anew (--no-resume)."
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -133,7 +135,26 @@ class RunFolder:
         if keys:
             raise GrainlineError(
                 f"{self.out} holds a run of another recipe. What differs: {'; '.join(keys)}. "
-                "Resume with the recipe it was started with, name another folder (--out), or start anew (--no-resume)."
+                f"Resume with the recipe it was started with, {OTHERWISE}"
+            )
+
+    def check_inputs(self, config: ModelConfig, text: str) -> None:
+        """Raise GrainlineError if checkpoints here are of another model, or text (its fingerprint), than now.
+
+        The recipe names files, and what is in them may have changed.
+        """
+        before = self.read_run()
+        if not self.checkpoints.steps() or not before:
+            return
+        keys = differing_keys(before["model"], config.tables())
+        if keys:
+            raise GrainlineError(
+                f"{self.out} holds a run of another model. What differs: {'; '.join(keys)}. Put it back, {OTHERWISE}"
+            )
+        if before["text"] != text:
+            raise GrainlineError(
+                f"{self.out} holds a run on other text: a file of data.text or the tokenizer has changed since it was "
+                f"started. Put it back, {OTHERWISE}"
             )
 
     def read_run(self) -> dict[str, Any]:
@@ -145,7 +166,9 @@ class RunFolder:
         return values
 
 
-def write_down(files: RunFolder, recipe: Recipe, decision: Decision, config: ModelConfig, machine: Machine) -> None:
+def write_down(
+    files: RunFolder, recipe: Recipe, decision: Decision, config: ModelConfig, text: str, machine: Machine
+) -> None:
     """Keep with the run what it was made of: recipe, plan, model, machine and versions."""
     recipe.save(files.recipe)
     decision.plan.save(files.plan)
@@ -159,6 +182,7 @@ def write_down(files: RunFolder, recipe: Recipe, decision: Decision, config: Mod
         "micro_batch_sequences": execution.micro_batch_sequences,
         "ranks": decision.plan.layout.data_parallel,
         "model": config.tables(),
+        "text": text,
         "machine": machine.as_dict(),
     }
     write_atomically(files.run, json.dumps(run, indent=1, ensure_ascii=False) + "\n")

@@ -14,10 +14,14 @@ from grainline.models.dial import config_for_depth
 from grainline.parallel import Ranks
 from grainline.parallel.ranks import pick_device
 from grainline.train.corpus import foreseen_bytes
-from grainline.train.decide import decide, estimate_run, free_memory_bytes
+from grainline.train.decide import Decision, decide, estimate_run, free_memory_bytes
 from grainline.train.documents import read_plan, read_recipe
 from grainline.train.estimate import Estimate
 from grainline.train.files import RunFolder
+from grainline.train.speed import PASSES, measured_tokens_per_second
+
+LONGEST_SECONDS = 10.0
+"""What timing may take by formula; it may be several times as long in truth."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class DryRun:
     """What a run needs, what there is, and what was decided."""
 
     estimate: Estimate
+    speed_is_measured: bool  # else it is a share of the matmul rate, or not known
     config: ModelConfig
     plan: Plan
     compute: str
@@ -47,6 +52,7 @@ class DryRun:
         """For JSON."""
         return {
             **self.estimate.as_dict(),
+            "speed_is_measured": self.speed_is_measured,
             "free_memory_bytes": self.free_memory_bytes,
             "free_disk_bytes": self.free_disk_bytes,
             "shortages": self.shortages,
@@ -63,10 +69,13 @@ def dry_run(
     out: str | Path,
     overrides: Iterable[str] = (),
     data: str | Path | None = None,
+    measure: bool = True,
 ) -> DryRun:
-    """Estimate memory, disk and time of `train` with the same arguments. Reads no text and builds no model.
+    """Estimate memory, disk and time of `train` with the same arguments. Reads no text.
 
-    The ranks are those that the plan says (one without a plan), all on this machine.
+    The ranks are those that the plan says (one without a plan), all on this machine. With `measure` a few passes are
+    timed, if they fit into memory and take no more than a moment; otherwise time is FLOPs over a share of the measured
+    matmul rate.
     """
     recipe, plan = read_recipe(recipe, overrides), read_plan(plan)
     files = RunFolder(Path(out), recipe.checkpoint.keep)
@@ -76,14 +85,28 @@ def dry_run(
     config = foreseen_config(recipe)
     decision = decide(recipe, plan, config, machine, ranks, files.read_run())
     data_bytes = foreseen_bytes(recipe, Path(data) if data else files.data)
+    found = estimate_run(recipe, config, decision, machine, ranks, data_bytes)
+    free_memory = free_memory_bytes(machine, ranks)
+    measure = measure and found.memory.total <= free_memory and _is_quick(found, recipe, decision)
+    if measure:
+        found = found.at(measured_tokens_per_second(recipe, config, decision, ranks))
     return DryRun(
-        estimate=estimate_run(recipe, config, decision, machine, ranks, data_bytes),
+        estimate=found,
+        speed_is_measured=measure,
         config=config,
         plan=decision.plan,
         compute=decision.compute,
-        free_memory_bytes=free_memory_bytes(machine, ranks),
+        free_memory_bytes=free_memory,
         free_disk_bytes=machine.disk_free_bytes,
     )
+
+
+def _is_quick(found: Estimate, recipe: Recipe, decision: Decision) -> bool:
+    """Whether a few passes take well under a minute, even at a small part of the matmul rate."""
+    if found.tokens_per_second is None:
+        return found.parameters * decision.micro_batch_sequences * recipe.data.sequence_length < 1e12
+    tokens = (PASSES + 1) * decision.micro_batch_sequences * recipe.data.sequence_length
+    return tokens / found.tokens_per_second < LONGEST_SECONDS
 
 
 def foreseen_config(recipe: Recipe) -> ModelConfig:

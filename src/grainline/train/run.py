@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from grainline.documents import ModelConfig, Plan, Recipe
-from grainline.hardware import look
+from grainline.hardware import Machine, look
 from grainline.models import formats
 from grainline.models.count import parameters
 from grainline.models.model import Model
@@ -88,8 +88,7 @@ def _train(
     formats.config_to_hf(config)  # raises now, rather than after the last step, if it can't be saved
     decision = decide(recipe, plan, config, machine, ranks, files.read_run())
     torch.set_num_threads(decision.threads)
-    if ranks.is_first:
-        write_down(files, recipe, decision, config, machine)
+    ranks.on_first(lambda: _keep(files, recipe, decision, config, corpus, machine))
     setup = set_up(
         recipe,
         decision.plan,
@@ -129,6 +128,15 @@ def _train(
         f"held-out text. The model is in {result.model}."
     )
     return dataclasses.replace(result, resumed_from=resumed_from)
+
+
+def _keep(
+    files: RunFolder, recipe: Recipe, decision: Decision, config: ModelConfig, corpus: Corpus, machine: Machine
+) -> None:
+    """Check that what is there is of the same model and text, and write down what this start came to."""
+    text = corpus.train.packed.fingerprint
+    files.check_inputs(config, text)
+    write_down(files, recipe, decision, config, text, machine)
 
 
 def _resumed(setup: Setup, files: RunFolder, report: Reporter) -> tuple[TrainingState, Guard]:

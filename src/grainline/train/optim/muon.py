@@ -70,17 +70,20 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
         whole = [_whole_matrices(p, u) for p, u in zip(parameters, ahead, strict=True)]
-        x_NRC = torch.cat([_upright(u) for u in whole])
+        counts = [math.prod(u.shape[:-2]) for u in whole]
+        rows, columns = sorted(parameters[0].shape[-2:])
+        x_NRC = whole[0].new_empty((sum(counts), rows, columns), dtype=group["dtype"])
+        for part_nRC, update in zip(x_NRC.split(counts), whole, strict=True):
+            part_nRC.copy_(_lying(update.reshape(part_nRC.shape[0], *update.shape[-2:])))
         if x_NRC.numel():
-            x_NRC = orthogonalize(x_NRC, steps=group["steps"], dtype=group["dtype"])
+            x_NRC = orthogonalize(x_NRC, steps=group["steps"])
         weights = [_local(p) for p in parameters]
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        counts = [math.prod(u.shape[:-2]) for u in whole]
+        step = group["lr"] * 0.2 * math.sqrt(columns)
         for parameter, weight, update, part_nRC in zip(parameters, weights, whole, x_NRC.split(counts), strict=True):
             stands = update.shape[-2] > update.shape[-1]
-            direction = (part_nRC.mT if stands else part_nRC).reshape(update.shape)
-            scale = 0.2 * math.sqrt(max(update.shape[-2:]))
-            weight.add_(_own_share(parameter, direction).to(weight.dtype), alpha=-group["lr"] * scale)
+            direction = (part_nRC.mT if stands else part_nRC).view(update.shape)
+            weight.add_(_own_share(parameter, direction), alpha=-step)
 
 
 def _local(tensor: Tensor) -> Tensor:
@@ -111,10 +114,9 @@ def _own_share(parameter: Tensor, direction: Tensor) -> Tensor:
     return everywhere.redistribute(placements=parameter.placements).to_local()
 
 
-def _upright(update: Tensor) -> Tensor:
-    """[N, R, C] with R ≤ C."""
-    x_NRC = update.flatten(0, -3) if update.ndim > 2 else update[None]
-    return x_NRC.mT if x_NRC.shape[-2] > x_NRC.shape[-1] else x_NRC
+def _lying(x_nRC: Tensor) -> Tensor:
+    """Matrices that stand (more rows than columns) transposed."""
+    return x_nRC.mT if x_nRC.shape[-2] > x_nRC.shape[-1] else x_nRC
 
 
 def _batches(parameters: list[Tensor]) -> Iterator[list[Tensor]]:

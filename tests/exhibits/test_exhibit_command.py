@@ -78,6 +78,20 @@ def test_json_is_a_list_of_results(capsys: Capture) -> None:
     assert "toy.good: half way" in err
 
 
+def test_claims_of_one_command_share_a_folder_that_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[Path] = []
+
+    def working(scale: Scale) -> Measurement:
+        assert scale.folder.is_dir()
+        folders.append(scale.folder)
+        return Measurement(0.5, (0.5, 0.5))
+
+    monkeypatch.setattr(sys.modules["grainline.exhibits.toy"], "MEASURES", {GOOD: working, SHORT: working})
+    assert main(["exhibit", "toy"]) == 0
+    assert folders[0] == folders[1]
+    assert not folders[0].exists()
+
+
 def test_a_failing_exhibit_stops_no_other_and_shows_in_the_exit_code(capsys: Capture) -> None:
     assert main(["exhibit", "broken", "absent", "toy.good"]) == 1
     out = capsys.readouterr().out

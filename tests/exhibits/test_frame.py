@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -84,7 +85,7 @@ def test_without_a_measurement_it_was_not_run() -> None:
     assert result.command.endswith(" --quick")
 
 
-def test_scale_picks_the_amount_and_the_seeds() -> None:
-    full, quick = Scale.of(LOWER, quick=False), Scale.of(LOWER, quick=True)
+def test_scale_picks_the_amount_and_the_seeds(tmp_path: Path) -> None:
+    full, quick = Scale.of(LOWER, False, tmp_path), Scale.of(LOWER, True, tmp_path)
     assert (full.seeds, full.pick(full=100, quick=1)) == ((0, 1, 2), 100)
     assert (quick.seeds, quick.pick(full=100, quick=1)) == ((0,), 1)

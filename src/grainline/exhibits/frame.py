@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 Verdict = Literal["holds", "short", "inconclusive", "not-run"]
@@ -49,12 +50,13 @@ class Scale:
 
     quick: bool
     seeds: tuple[int, ...]
-    tell: Callable[[str], None] = lambda line: None  # progress, a line at a time
+    folder: Path  # to work in; shared by all claims of one command, and gone after it
+    tell: Callable[[str], None]  # progress, a line at a time
 
     @classmethod
-    def of(cls, claim: Claim, quick: bool, tell: Callable[[str], None] = lambda line: None) -> Scale:
+    def of(cls, claim: Claim, quick: bool, folder: Path, tell: Callable[[str], None] = lambda line: None) -> Scale:
         """The scale of a claim's run."""
-        return cls(quick, claim.quick_seeds if quick else claim.seeds, tell)
+        return cls(quick, claim.quick_seeds if quick else claim.seeds, folder, tell)
 
     def pick(self, full: T, quick: T) -> T:
         """One value for the full run, one for the quick run of the same code."""

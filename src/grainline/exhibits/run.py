@@ -6,6 +6,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from grainline.documents import GrainlineError
@@ -26,25 +28,27 @@ class Outcome:
 
 def run_all(chosen: Mapping[Claim, Measure], *, quick: bool, tell: Callable[[str], None]) -> Iterator[Outcome]:
     """The outcome of each claim, as soon as it is there. Ctrl-C goes through."""
-    for claim, measure in chosen.items():
-        started = time.monotonic()
-        tell(f"{claim.name}: measuring {claim.quantity}")
-        try:
-            measurement = measure(Scale.of(claim, quick, _prefixed(tell, claim.name)))
-            result = judge(claim, measurement, quick)
-        except NotRun as reason:
-            yield _without(claim, quick, started, str(reason), failed=False)
-        except GrainlineError as error:
-            yield _without(claim, quick, started, str(error), failed=True)
-        except Exception:
-            yield _without(claim, quick, started, traceback.format_exc(), failed=True)
-        else:
-            yield Outcome(result, time.monotonic() - started, measurement.details)
+    # One folder for all, so that claims about the same training run need it only once.
+    with TemporaryDirectory(prefix="grainline-exhibits-") as folder:
+        for claim, measure in chosen.items():
+            tell(f"{claim.name}: measuring {claim.quantity}")
+            yield _outcome(claim, measure, Scale.of(claim, quick, Path(folder), _prefixed(tell, claim.name)))
+
+
+def _outcome(claim: Claim, measure: Measure, scale: Scale) -> Outcome:
+    started, details, problem, failed = time.monotonic(), {}, "", False
+    measurement = None
+    try:
+        measurement = measure(scale)
+        details = dict(measurement.details)
+    except NotRun as reason:
+        problem = str(reason)
+    except GrainlineError as error:
+        problem, failed = str(error), True
+    except Exception:
+        problem, failed = traceback.format_exc(), True
+    return Outcome(judge(claim, measurement, scale.quick), time.monotonic() - started, details, problem, failed)
 
 
 def _prefixed(tell: Callable[[str], None], name: str) -> Callable[[str], None]:
     return lambda line: tell(f"{name}: {line}")
-
-
-def _without(claim: Claim, quick: bool, started: float, problem: str, *, failed: bool) -> Outcome:
-    return Outcome(judge(claim, None, quick), time.monotonic() - started, {}, problem, failed)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,15 @@ def trained(recipes: Sequence[Recipe], scale: Scale) -> list[Run]:
 def _train_in_processes(todo: Mapping[Path, Recipe], scale: Scale) -> None:
     from grainline.hardware import look
 
-    workers = min(len(todo), look(measure=False).threads)
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
-        for done in as_completed([pool.submit(_train, recipe, out) for out, recipe in todo.items()]):
-            scale.tell(done.result())
-    finally:
-        pool.shutdown(cancel_futures=True)
+    workers, others = min(len(todo), look(measure=False).threads), set(active_children())
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        try:
+            for done in as_completed([pool.submit(_train, recipe, out) for out, recipe in todo.items()]):
+                scale.tell(done.result())
+        except BaseException:  # Ctrl-C among them: a worker would go on with the next run; nothing here is resumed
+            for worker in set(active_children()) - others:
+                worker.kill()
+            raise
 
 
 def _train(recipe: Recipe, out: Path) -> str:

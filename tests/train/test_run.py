@@ -20,7 +20,9 @@ from safetensors.torch import load_file
 
 import grainline
 from grainline.documents import GrainlineError, Plan, Recipe
+from grainline.models.blocks import Block
 from grainline.models.dial import config_for_depth
+from grainline.models.mtp import MultiTokenPrediction
 from grainline.train import TrainingDiverged, TrainingInterrupted, TrainResult, read_metrics, train
 from grainline.train.checkpoint import CheckpointError, CheckpointFolder, CheckpointSource
 from grainline.train.checkpoint import storage as storage_module
@@ -234,6 +236,18 @@ def test_recomputing_changes_nothing(tiny: MakeRecipe, run: Run, tmp_path: Path)
     run(tiny(), tmp_path / "a", plan)
     run(tiny(), tmp_path / "b")
     assert _curve(tmp_path / "a") == _curve(tmp_path / "b")
+
+
+def test_a_plan_that_asks_for_it_gets_compiled_blocks(
+    tiny: MakeRecipe, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.nn.Module] = []  # noted only: tracing three blocks takes a minute
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    recipe = tiny(training={"steps": 3})
+    run(recipe, tmp_path / "a", Plan.parse({"execution": {"threads": 1, "compile": "on"}}))
+    assert [type(module) for module in compiled] == [Block, Block, MultiTokenPrediction]
+    run(recipe, tmp_path / "b", Plan.parse({"execution": {"threads": 1, "compile": "auto"}}))
+    assert len(compiled) == 3  # not on a CPU
 
 
 def test_wsm_merges_the_window_and_keeps_the_last(tiny: MakeRecipe, run: Run, tmp_path: Path) -> None:

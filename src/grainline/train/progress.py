@@ -21,7 +21,7 @@ class Reporter:
     def __init__(self, steps: int, log: Path | None = None, *, quiet: bool = False) -> None:
         self._steps = steps
         self._quiet = quiet
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, markup=False)
         self._log: TextIO | None = None
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -38,9 +38,9 @@ class Reporter:
         if self._quiet:
             return
         if self._live is not None:
-            self._live.console.print(text)
+            self._live.console.print(text, soft_wrap=True)
         elif self._console.is_terminal:
-            self._console.print(text)
+            self._console.print(text, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
 

@@ -79,7 +79,7 @@ def test_stopped_anywhere_it_goes_on_and_ends_with_everything(options, tmp_path,
 
 def test_training_text_is_what_the_model_read(options, tmp_path):
     out = tmp_path / "run"
-    run = stages.Run(options, QuickstartFolder(out), {}, lambda _: None, lambda: 0.0)
+    run = stages.Run(options, QuickstartFolder(out), {}, lambda _: None)
     for stage in (stages.see_machine, stages.make_tokenizer, stages.divide_time):
         stage(run)
     text = stages.training_text(run)

@@ -3,6 +3,7 @@
 # Exhibit → module here. Listed by hand, so that what there is can be read in one place and nothing is imported early.
 EXHIBITS: dict[str, str] = {
     "ling2": "ling2",
+    "quickstart": "quickstart",
 }
 
 __all__ = ["EXHIBITS"]

@@ -41,15 +41,17 @@ STAGES = (
 )
 
 
-def quickstart(options: Options, out: Path, *, fresh: bool = False, say: Callable[[str], None] | None = None) -> Path:
+def quickstart(
+    options: Options, out: Path, *, fresh: bool = False, say: Callable[[str], None] | None = None, quiet: bool = False
+) -> Path:
     """Do what is left to do in `out`, and return the report's path.
 
-    A stopped quickstart goes on where it was, also after kill -9. `fresh` begins anew. Raises GrainlineError if `out`
-    holds a quickstart with other options, or something else.
+    A stopped quickstart goes on where it was, also after kill -9. `fresh` begins anew; `quiet` hides how training goes.
+    Raises GrainlineError if `out` holds a quickstart with other options, or something else.
     """
     say = say or (lambda text: print(text, file=sys.stderr, flush=True))
     folder = QuickstartFolder(out)
-    run = Run(options, folder, _facts(options, folder, fresh), say, lambda: sum(s["seconds"] for s in _timings(run)))
+    run = Run(options, folder, _facts(options, folder, fresh), say, quiet)
     done = {timing["stage"] for timing in _timings(run)}
     if done:
         say(f"Going on in {out}: {len(done)} of {len(STAGES)} stages are done.")

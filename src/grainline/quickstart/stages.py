@@ -49,12 +49,17 @@ class Run:
     folder: QuickstartFolder
     facts: dict[str, Any]
     say: Callable[[str], None]
-    seconds_spent: Callable[[], float]
+    quiet: bool = False  # no progress of the training runs
 
     def know(self, **facts: Any) -> None:
         """Add facts and keep them on disk."""
         self.facts |= facts
         write_json(self.folder.facts, self.facts)
+
+    @property
+    def seconds_spent(self) -> float:
+        """By the stages that are done."""
+        return sum(timing["seconds"] for timing in self.facts.get("timings", []))
 
     @property
     def sparse(self) -> ModelConfig:
@@ -98,7 +103,7 @@ def divide_time(run: Run) -> None:
     """Measure a step of both models, decide steps and rates, and pack as much text as will be read."""
     tokenizer, config = Tokenizer.load(run.folder.tokenizer), run.sparse
     speed = measure_speed(config, dense_twin(config), look(disk=run.folder.out))
-    budget = plan_budget(config, run.facts["depth"], speed, run.options.minutes * 60 - run.seconds_spent())
+    budget = plan_budget(config, run.facts["depth"], speed, run.options.minutes * 60 - run.seconds_spent)
     found = find_text(run.options.text)
     max_bytes = int(budget.tokens * bytes_per_token(tokenizer, run.options.text) / (1 - VALIDATION_FRACTION))
     packed = pack(found, tokenizer, run.folder.packed, validation_fraction=VALIDATION_FRACTION, max_bytes=max_bytes)
@@ -207,7 +212,7 @@ def _train(run: Run, config: ModelConfig, folder: QuickstartFolder) -> None:
         run.facts["budget"]["max_bytes"],
         run.options.seed,
     )
-    train(recipe, out=folder.out, data=run.folder.data)
+    train(recipe, out=folder.out, data=run.folder.data, quiet=run.quiet)
 
 
 def _corpus(packed: Packed) -> list[dict[str, Any]]:

@@ -215,6 +215,9 @@ def test_a_finished_run_is_returned_as_it_is(tiny: MakeRecipe, run: Run, tmp_pat
     before = (tmp_path / "metrics.jsonl").stat().st_mtime_ns
     assert run(tiny(), tmp_path) == first
     assert (tmp_path / "metrics.jsonl").stat().st_mtime_ns == before
+    moved = tmp_path.rename(tmp_path.with_name(tmp_path.name + "-moved"))
+    assert run(tiny(), moved).model == moved / "model"
+    tmp_path = moved
     again = run(tiny(training={"steps": 3}), tmp_path, resume=False)
     assert again.steps == 3
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 3

@@ -36,18 +36,20 @@ class TrainResult:
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
     def save(self, path: Path) -> None:
-        """Write JSON."""
-        write_atomically(path, json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
+        """Write JSON beside the models; their paths are relative to it, so that the folder can be moved."""
+        names = {key: None if getattr(self, key) is None else getattr(self, key).name for key in MODELS}
+        values = {key: value for key, value in self.as_dict().items() if key not in ("out", "resumed_from")}
+        write_atomically(path, json.dumps(values | names, indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> TrainResult | None:
         """Read what `save` wrote; None if there is nothing of the kind."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            paths = {k: None if values[k] is None else Path(values[k]) for k in PATHS}
-            return cls(**{**values, **paths})
+            models = {key: None if values[key] is None else path.parent / values[key] for key in MODELS}
+            return cls(out=path.parent, **(values | models))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
 
-PATHS = ("out", "model", "last_model", "best_model")
+MODELS = ("model", "last_model", "best_model")

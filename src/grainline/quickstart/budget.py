@@ -54,9 +54,9 @@ class Budget:
 def depth_for(minutes: float) -> int:
     """Layers that suit the time: compute grows with time and size with depth³, and the laws give each about its root.
 
-    4 at the default of 5 minutes, 3 at one, 6 at an hour, 10 in a day.
+    3 at the default of 5 minutes, 2 at one, 5 at an hour, 8 in a day.
     """
-    return max(2, round(4 * (minutes / 5) ** (1 / 6)))
+    return max(2, round(3 * (minutes / 5) ** (1 / 6)))
 
 
 def vocabulary_for(depth: int) -> int:
@@ -109,7 +109,7 @@ def recipe_for(
                 "warmup_steps": max(1, budget.steps // 20),
                 "decay_fraction": 0.4,
             },
-            "loss": {"bias_rate": 0.01},
+            "loss": {"bias_rate": 0.02},
             "precision": {"compute": budget.compute},
             "validation": {"every": validate_every, "max_sequences": 32},
             "checkpoint": {"every": max(20, budget.steps // 6), "keep": 1},

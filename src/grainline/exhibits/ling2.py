@@ -1,7 +1,8 @@
 """Ling 2.0 (arXiv 2510.22115): sparsity, balance without an auxiliary loss, and merging instead of decaying.
 
 All of it is trained here, on the built-in corpus (eight languages and code), at a scale far below the papers': it
-shows whether an effect is there and which way it points, not how large it is at theirs.
+shows whether an effect is there and which way it points, not how large it is at theirs. For sparsity that is a hard
+test: the Ling laws, extrapolated a hundred-thousandfold to this compute (4e12 FLOPs), foresee no advantage yet.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from grainline.exhibits.training import Run, trained
 SEEDS = (0, 1, 2)
 VOCABULARY, SEQUENCE = 1024, 128  # tokens, and tokens per sequence
 DEPTH = 3  # of the dial: D 96, three layers, the last two with 32 experts of F 24, 4 and a shared one per token
-RATES = (0.5, 1.0, 2.0)  # times the rate of the Ling laws; sparse and dense each get the best of them
+RATES = (0.25, 0.5, 1.0)  # times the rate of the Ling laws; sparse and dense each get the best of them
 AUXILIARY = 0.01  # coefficient of the balancing loss, as usual since the Switch Transformer (arXiv 2101.03961, 2.2)
 
 SPARSE = Claim(
@@ -30,8 +31,8 @@ SPARSE = Claim(
         "models of seven times their active parameters (section 2)."
     ),
     quantity="held-out bits per byte of the sparse model / the dense one, at equal FLOPs per token and equal tokens",
-    expected=0.97,
-    margin=0.02,
+    expected=0.99,
+    margin=0.01,  # at this scale the claim is one of sign
     better="lower",
     baseline="a dense model of the same active parameters, depth and width, with the same choice of learning rates",
     seeds=SEEDS,
@@ -102,7 +103,7 @@ def recipe(
     from grainline.plan.scaling_laws import learning_rate
 
     config = model(sparse, balance)
-    steps, batch = scale.pick(full=(300, 4096), quick=(8, 1024))
+    steps, batch = scale.pick(full=(500, 4096), quick=(8, 1024))
     peak = rate * learning_rate(flops_per_token(config, SEQUENCE) * steps * batch)
     kind = f"sparse, {balance}" if sparse else "dense"
     return Recipe.parse(

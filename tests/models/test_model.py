@@ -212,6 +212,7 @@ def test_cuts_keep_what_they_should():
     assert probabilities(logits, Sampling(top_k=1)).tolist() == [1, 0, 0, 0]
     assert probabilities(logits, Sampling(min_p=0.2)).nonzero().flatten().tolist() == [0, 1, 2]
     assert probabilities(logits, Sampling(temperature=0)).tolist() == [1, 0, 0, 0]
+    assert probabilities(logits, Sampling(temperature=1e-40)).tolist() == [1, 0, 0, 0]
     assert float(probabilities(logits, Sampling(temperature=2, top_p=0.9)).sum()) == pytest.approx(1)
 
 

@@ -25,6 +25,11 @@ class Sampling:
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
+    @property
+    def is_greedy(self) -> bool:
+        """Temperatures that leave nothing to chance; divided by still smaller ones, logits would overflow."""
+        return self.temperature < 1e-4
+
 
 @dataclass(frozen=True)
 class GeneratedToken:
@@ -52,7 +57,7 @@ def adjust(logits_V: Tensor, prompt: Sequence[int], generated: Sequence[int], sa
 
 def probabilities(logits_V: Tensor, sampling: Sampling) -> Tensor:
     """What is drawn from, [V]: temperature, then top-k, top-p (nucleus) and min-p cuts, renormalised."""
-    if sampling.temperature == 0:
+    if sampling.is_greedy:
         return torch.zeros_like(logits_V).scatter_(0, logits_V.argmax().unsqueeze(0), 1.0)
     prob_V = (logits_V / sampling.temperature).softmax(-1)
     ordered_V, index_V = prob_V.sort(descending=True, stable=True)
@@ -107,7 +112,7 @@ def generate(
             logits_V = model.logits(hidden_1SD[0, -1]).float()
             logprob_V = logits_V.log_softmax(-1)
             prob_V = probabilities(adjust(logits_V, prompt, generated, sampling), sampling)
-            if sampling.temperature == 0:
+            if sampling.is_greedy:
                 token = int(prob_V.argmax())
             else:
                 token = int(torch.multinomial(prob_V, 1, generator=generator))

@@ -19,8 +19,6 @@ from grainline.serve.tokens import TokenText, begins_with_bos
 if TYPE_CHECKING:
     from grainline.data.tokenizer import Tokenizer
 
-LOWEST_TEMPERATURE = 1e-4  # below it the likeliest token is as good as certain, and logits would overflow
-
 
 @dataclass(frozen=True)
 class Served:
@@ -124,7 +122,7 @@ def _request(
         prompt_ids=tuple(ids),
         max_new_tokens=min(limit, context - len(ids)),
         sampling=Sampling(
-            temperature=body.temperature if body.temperature >= LOWEST_TEMPERATURE else 0.0,
+            temperature=body.temperature,
             top_p=body.top_p,
             top_k=max(body.top_k, 0),
             min_p=body.min_p,

@@ -80,7 +80,7 @@ def test_flops_equal_counting(config):
     unwindowed = config.model_copy(update={"attention": config.attention.model_copy(update={"window": None})})
     half = attention_flops_per_token(config, (length + 1) / 2)
     full = attention_flops_per_token(unwindowed, length)
-    claimed = flops_per_token(config, length, backward=False, mtp=False) + config.layers * (full - half)
+    claimed = flops_per_token(config, length, backward=False, mtp=0) + config.layers * (full - half)
     assert counter.get_total_flops() == pytest.approx(claimed * batch * length, rel=1e-9)
 
 
@@ -143,6 +143,20 @@ def test_micro_batches_add_up_to_the_batch():
         loss_sums(model, part, bos_token_id=0).objective(loss, 64).backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_mtp_learns_from_chosen_sequences_however_they_are_batched():
+    model, ids, loss = build(LING, seed=8), torch.randint(1, 300, (12, 17)), Loss(mtp_every=3)
+    chosen = ids[ids.sum(1) % 3 == 0]
+    assert 0 < len(chosen) < 12
+    some = loss_sums(model, ids, mtp_every=3)
+    alone = loss_sums(model, chosen)
+    assert some.mtp_tokens == alone.mtp_tokens == len(chosen) * 15
+    torch.testing.assert_close(some.mtp, alone.mtp, rtol=1e-5, atol=1e-4)
+    apart = [loss_sums(model, row, mtp_every=3) for row in ids.split(1)]
+    torch.testing.assert_close(sum(s.mtp for s in apart), some.mtp, rtol=1e-5, atol=1e-4)
+    expected = (some.cross_entropy + 0.1 * 3 * some.mtp) / 192
+    torch.testing.assert_close(some.objective(loss, 192), expected)
 
 
 def test_recomputation_changes_nothing():

@@ -94,6 +94,10 @@ class Loss(Part):
     z_loss: float = Field(0.0, ge=0, description="router z-loss coefficient")
     balance_loss: float = Field(0.0, ge=0, description="auxiliary load-balancing loss coefficient")
     mtp_weight: float = Field(0.1, ge=0, description="weight of the multi-token prediction loss")
+    mtp_every: PositiveInt = Field(
+        1,
+        description="MTP learns from one sequence in so many: its pass through the head costs small models much",
+    )
     bias_rate: float = Field(1e-3, ge=0, description="step of the router's selection bias, once per optimiser step")
 
 

@@ -89,11 +89,11 @@ def attention_flops_per_token(config: ModelConfig, context: float) -> float:
     return 4 * a.heads * a.head_dim * context
 
 
-def flops_per_token(config: ModelConfig, sequence_length: int, *, backward: bool = True, mtp: bool = True) -> float:
+def flops_per_token(config: ModelConfig, sequence_length: int, *, backward: bool = True, mtp: float = 1.0) -> float:
     """Matrix-product FLOPs of one token, causal attention counted as it is done (half of the square).
 
-    Forward and backward is three times forward. MTP's block, projection and second pass through the head are counted
-    when the model has it and `mtp` is set (training); the embedding look-up costs nothing.
+    Forward and backward is three times forward. `mtp` is the share of tokens that MTP's block, projection and second
+    pass through the head see, where the model has it: 0 outside training. The embedding look-up costs nothing.
     """
     size, context = config.hidden_size, (sequence_length + 1) / 2
     mean_attention = attention_flops_per_token(config, context)
@@ -103,8 +103,8 @@ def flops_per_token(config: ModelConfig, sequence_length: int, *, backward: bool
 
     head = 2 * config.vocab_size * size
     forward = sum(block(layer) for layer in range(config.layers)) + head
-    if mtp and config.mtp_depth:
-        forward += block(config.layers) + 4 * size * size + head
+    if config.mtp_depth:
+        forward += mtp * (block(config.layers) + 4 * size * size + head)
     return forward * (3 if backward else 1)
 
 

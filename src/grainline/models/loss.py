@@ -9,7 +9,7 @@ from torch import Tensor
 
 from grainline import kernels
 from grainline.documents.recipe import Loss
-from grainline.models.model import Model
+from grainline.models.model import Model, Trunk
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,23 @@ class LossSums:
         """
         layers = max(1, self.counts_LE.shape[0])
         routers = (loss.z_loss * self.z + loss.balance_loss * self.balance) / layers
-        return (self.cross_entropy + loss.mtp_weight * self.mtp + routers) / batch_tokens
+        mtp = loss.mtp_weight * loss.mtp_every * self.mtp
+        return (self.cross_entropy + mtp + routers) / batch_tokens
 
 
 def loss_sums(
-    model: Model, ids_BS1: Tensor, *, document_attention: bool = False, bos_token_id: int | None = None
+    model: Model,
+    ids_BS1: Tensor,
+    *,
+    document_attention: bool = False,
+    bos_token_id: int | None = None,
+    mtp_every: int = 1,
 ) -> LossSums:
     """Losses of predicting ids_BS1[:, 1:] from ids_BS1[:, :-1].
 
     ids_BS1: int64 [B, S + 1]. A document starts at each `bos_token_id`; with `document_attention` tokens see only their
-    own document. MTP predicts nothing across the start of a document: what follows it can't be known.
+    own document. MTP learns from one sequence in `mtp_every`, and predicts nothing across the start of a document: what
+    follows it can't be known.
     """
     ids_BS, label_BS = ids_BS1[:, :-1], ids_BS1[:, 1:]
     starts_BS = None if bos_token_id is None else ids_BS == bos_token_id
@@ -49,14 +56,12 @@ def loss_sums(
     cross_entropy = kernels.linear_cross_entropy(trunk.hidden_BSD.flatten(0, 1), model.head_VD, label_BS.flatten())
     reports, mtp, mtp_tokens = list(trunk.reports), torch.zeros_like(cross_entropy), 0
     if model.mtp is not None:
-        further = model.predict_further(trunk, label_BS, document_BS)
+        row_b, label_bS = _mtp_labels(ids_BS1, bos_token_id, mtp_every)
+        chosen = Trunk(trunk.hidden_BSD[row_b], trunk.reports)
+        further = model.predict_further(chosen, label_BS[row_b], None if document_BS is None else document_BS[row_b])
         reports += further.reports
-        further_BS = torch.full_like(label_BS, -100)
-        further_BS[:, :-1] = ids_BS1[:, 2:]
-        if bos_token_id is not None:
-            further_BS.masked_fill_(label_BS == bos_token_id, -100)
-        mtp_tokens = int((further_BS != -100).sum())
-        mtp = kernels.linear_cross_entropy(further.hidden_BSD.flatten(0, 1), model.head_VD, further_BS.flatten())
+        mtp_tokens = int((label_bS != -100).sum())
+        mtp = kernels.linear_cross_entropy(further.hidden_BSD.flatten(0, 1), model.head_VD, label_bS.flatten())
     zero = torch.zeros_like(cross_entropy)
     return LossSums(
         cross_entropy,
@@ -67,3 +72,18 @@ def loss_sums(
         mtp_tokens,
         torch.stack([r.counts_E for r in reports]) if reports else torch.zeros(0, 0, dtype=torch.long),
     )
+
+
+def _mtp_labels(ids_BS1: Tensor, bos_token_id: int | None, every: int) -> tuple[Tensor, Tensor]:
+    """Rows that MTP learns from [b], and what it predicts there [b, S]; −100 where it predicts nothing.
+
+    A sequence is chosen by its content, so that the choice doesn't depend on ranks and micro-batches. Where none is,
+    one goes through without labels: sharded parameters are gathered by all ranks or by none.
+    """
+    chosen_B = ids_BS1.sum(1) % every == 0
+    row_b = chosen_B.nonzero().squeeze(1) if bool(chosen_B.any()) else torch.zeros_like(ids_BS1[:1, 0])
+    further_bS = torch.full_like(ids_BS1[row_b, 1:], -100)
+    further_bS[:, :-1] = ids_BS1[row_b, 2:]
+    if bos_token_id is not None:
+        further_bS.masked_fill_(ids_BS1[row_b, 1:] == bos_token_id, -100)
+    return row_b, further_bS.masked_fill_(~chosen_B[row_b].unsqueeze(1), -100)

@@ -12,7 +12,7 @@ from grainline.documents import ModelConfig
 from grainline.documents.recipe import Loss, Optimizer
 from grainline.hardware import Machine
 from grainline.models.build import build
-from grainline.quickstart.budget import SEQUENCE_LENGTH, Speed
+from grainline.quickstart.budget import MTP_EVERY, SEQUENCE_LENGTH, Speed
 from grainline.train import optim
 from grainline.train.objective import Objective
 from grainline.train.setup import DTYPES
@@ -38,7 +38,8 @@ def step_seconds(config: ModelConfig, compute: Compute, device: str) -> float:
     """Median seconds of a whole step on random tokens: losses, gradients, clipping, optimiser."""
     model = build(config, device=device)
     model.compute_dtype = DTYPES[compute]
-    objective = Objective(model, Loss(), batch_tokens=BATCH_TOKENS, document_attention=False, bos_token_id=None)
+    loss = Loss(mtp_every=MTP_EVERY)
+    objective = Objective(model, loss, batch_tokens=BATCH_TOKENS, document_attention=False, bos_token_id=None)
     optimizer = optim.Optimizer(model.named_parameters(), Optimizer(), dtype=DTYPES[compute])
     generator = torch.Generator().manual_seed(0)
     shape = (BATCH_TOKENS // SEQUENCE_LENGTH, SEQUENCE_LENGTH + 1)
@@ -46,8 +47,8 @@ def step_seconds(config: ModelConfig, compute: Compute, device: str) -> float:
     for _ in range(WARM_UP + TIMED):
         ids_BS1 = torch.randint(0, config.vocab_size, shape, generator=generator).to(device)
         start = time.perf_counter()
-        loss, _ = objective(ids_BS1)
-        loss.backward()
+        value, _ = objective(ids_BS1)
+        value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step(1e-3)
         optimizer.zero_grad()

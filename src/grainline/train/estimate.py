@@ -105,7 +105,7 @@ def estimate(
     weights = FLOAT32 * total
     merged = len(merge_steps(recipe.learning_rate, recipe.training.steps))
     all_tokens = recipe.training.steps * recipe.training.batch_tokens
-    flops = all_tokens * flops_per_token(config, recipe.data.sequence_length)
+    flops = all_tokens * flops_per_token(config, recipe.data.sequence_length, mtp=1 / recipe.loss.mtp_every)
     seconds = flops / (UTILISATION * flops_per_second) if flops_per_second else None
     return Estimate(
         parameters=total,

@@ -25,7 +25,11 @@ class Objective(nn.Module):
     def forward(self, ids_BS1: Tensor) -> tuple[Tensor, LossSums]:
         """ids_BS1: int64 [B, S + 1]. The parts of all micro-batches and ranks add up to the step's loss."""
         sums = loss_sums(
-            self.model, ids_BS1, document_attention=self.document_attention, bos_token_id=self.bos_token_id
+            self.model,
+            ids_BS1,
+            document_attention=self.document_attention,
+            bos_token_id=self.bos_token_id,
+            mtp_every=self.loss.mtp_every,
         )
         return sums.objective(self.loss, self.batch_tokens), sums
 

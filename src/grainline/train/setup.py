@@ -100,7 +100,7 @@ def set_up(
         validation=validation,
         micro_batch_sequences=micro_batch_sequences,
         is_sharded=sharded,
-        flops_per_token=flops_per_token(model.config, recipe.data.sequence_length),
+        flops_per_token=flops_per_token(model.config, recipe.data.sequence_length, mtp=1 / recipe.loss.mtp_every),
         peak_flops=peak_flops,
     )
 

@@ -154,7 +154,10 @@ def test_mtp_learns_from_chosen_sequences_however_they_are_batched():
     assert some.mtp_tokens == alone.mtp_tokens == len(chosen) * 15
     torch.testing.assert_close(some.mtp, alone.mtp, rtol=1e-5, atol=1e-4)
     apart = [loss_sums(model, row, mtp_every=3) for row in ids.split(1)]
-    torch.testing.assert_close(sum(s.mtp for s in apart), some.mtp, rtol=1e-5, atol=1e-4)
+    for name in ("mtp", "z", "balance"):
+        torch.testing.assert_close(sum(getattr(s, name) for s in apart), getattr(some, name), rtol=1e-5, atol=1e-3)
+    assert torch.equal(sum(s.counts_LE for s in apart), some.counts_LE)
+    assert int(some.counts_LE[-1].sum()) == len(chosen) * 16 * 4
     expected = (some.cross_entropy + 0.1 * 3 * some.mtp) / 192
     torch.testing.assert_close(some.objective(loss, 192), expected)
 

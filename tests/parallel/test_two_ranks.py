@@ -29,7 +29,7 @@ def _recipe(**training: int) -> Recipe:
             "data": {"text": ["builtin"], "vocab_size": 300, "sequence_length": 32, "max_bytes": 60_000},
             "training": {"steps": STEPS, "batch_tokens": 256} | training,
             "learning_rate": {"peak": 0.01, "warmup_steps": 2},
-            "loss": {"z_loss": 1e-3, "balance_loss": 1e-2},
+            "loss": {"z_loss": 1e-3, "balance_loss": 1e-2, "mtp_every": 2},
             "precision": {"compute": "float32"},
             "validation": {"every": 10, "max_sequences": 7},
             "checkpoint": {"every": 10},

@@ -174,6 +174,19 @@ def test_adamw_path_equals_torch_adamw_without_decay_of_vectors() -> None:
         torch.testing.assert_close(ours[name], theirs[name], atol=1e-6, rtol=1e-6)
 
 
+def test_tables_have_a_rate_of_their_own_under_muon() -> None:
+    """A table stepped at rate r with factor 3 ends where AdamW at rate 3r ends; matrices and vectors don't change."""
+    plain, tripled = _parameters(), _parameters()
+    _train(Optimizer(plain.items(), OptimizerRecipe(weight_decay=0.0)), range(1, 2))
+    _train(Optimizer(tripled.items(), OptimizerRecipe(weight_decay=0.0, table_rate=3.0)), range(1, 2))
+    start = _parameters()
+    tables = sort_parameters(((n, tuple(p.shape)) for n, p in start.items()), "muon").tables
+    assert tables
+    for name, parameter in start.items():
+        moved, moved_more = plain[name] - parameter, tripled[name] - parameter
+        torch.testing.assert_close(moved_more, moved * (3 if name in tables else 1), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 def test_state_by_name_restores_the_run_exactly(kind: str) -> None:
     recipe = OptimizerRecipe(kind=kind)  # type: ignore[arg-type]

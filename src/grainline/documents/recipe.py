@@ -66,6 +66,9 @@ class Optimizer(Part):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0)
     clip_norm: float = Field(1.0, gt=0, description="of the gradient of all parameters together")
+    table_rate: float = Field(
+        1.0, gt=0, description="muon: rate of embeddings, head and router, as a multiple of the matrices'"
+    )
     momentum: float = Field(0.95, ge=0, lt=1, description="Muon's, with Nesterov's look ahead")
     newton_schulz_steps: PositiveInt = Field(5, description="Muon's iterations towards the orthogonal factor")
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from grainline import kernels
 from grainline.documents.recipe import Loss
 from grainline.models.model import Model, Trunk
+from grainline.models.moe import RouterReport
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,11 @@ def loss_sums(
         row_b, label_bS = _mtp_labels(ids_BS1, bos_token_id, mtp_every)
         chosen = Trunk(trunk.hidden_BSD[row_b], trunk.reports)
         further = model.predict_further(chosen, label_BS[row_b], None if document_BS is None else document_BS[row_b])
-        reports += further.reports
         mtp_tokens = int((label_bS != -100).sum())
+        # Its router stands for all sequences, as its loss does; a row that only keeps ranks in step counts nothing.
+        stands_for = mtp_every if bool((label_bS != -100).any()) else 0
+        for r in further.reports:
+            reports.append(RouterReport(r.z * stands_for, r.balance * stands_for, r.counts_E * min(stands_for, 1)))
         mtp = kernels.linear_cross_entropy(further.hidden_BSD.flatten(0, 1), model.head_VD, label_bS.flatten())
     zero = torch.zeros_like(cross_entropy)
     return LossSums(

@@ -106,6 +106,7 @@ def recipe_for(
                 **({"max_bytes": max_bytes} if max_bytes else {}),
             },
             "training": {"steps": budget.steps, "batch_tokens": budget.batch_tokens},
+            "optimizer": {"table_rate": 3.0},
             "learning_rate": {
                 "schedule": "wsd",
                 "peak": budget.learning_rate,

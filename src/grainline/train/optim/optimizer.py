@@ -44,21 +44,25 @@ class Optimizer:
                 )
             )
         adam_groups = [
-            {"params": [self.parameters[n] for n in names], "weight_decay": decay}
-            for names, decay in ((groups.tables, recipe.weight_decay), (groups.vectors, 0.0))
+            {"params": [self.parameters[n] for n in names], "weight_decay": decay, "factor": factor}
+            for names, decay, factor in (
+                (groups.tables, recipe.weight_decay, recipe.table_rate if recipe.kind == "muon" else 1.0),
+                (groups.vectors, 0.0, 1.0),
+            )
             if names
         ]
         if adam_groups:
             self._parts.append(_adamw(adam_groups, recipe))
 
     def step(self, lr: float) -> None:
-        """One update at rate `lr`."""
+        """One update at rate `lr`; a group's own `factor` multiplies it."""
         for part in self._parts:
             for group in part.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("factor", 1.0)
             part.step()
 
     def zero_grad(self) -> None:
+        """Forget all gradients."""
         for part in self._parts:
             part.zero_grad(set_to_none=True)
 

@@ -67,3 +67,15 @@ def test_merged_steps_span_the_window_evenly() -> None:
     late = LearningRate(peak=1, schedule="wsm", decay_fraction=1.0, warmup_steps=90, merge_checkpoints=2)
     assert decay_steps(late, 100) == 10
     assert merge_steps(late, 100) == (90, 100)
+
+
+@given(steps=st.integers(1, 60), fraction=st.floats(0.01, 1), count=st.integers(1, 12), warmup=st.integers(0, 59))
+def test_only_steps_that_there_are_get_merged(steps: int, fraction: float, count: int, warmup: int) -> None:
+    recipe = LearningRate(
+        peak=1, schedule="wsm", decay_fraction=fraction, merge_checkpoints=count, warmup_steps=min(warmup, steps - 1)
+    )
+    merged = merge_steps(recipe, steps)
+    assert sorted(set(merged)) == list(merged)
+    assert merged[0] >= 1
+    assert merged[-1] == steps
+    assert len(merged) <= count

@@ -270,6 +270,13 @@ def test_wsm_merges_the_window_and_keeps_the_last(tiny: MakeRecipe, run: Run, tm
     assert result.validation_loss != result.last_validation_loss
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_wsm_may_merge_the_whole_run(tiny: MakeRecipe, run: Run, tmp_path: Path, steps: int) -> None:
+    wsm = {"schedule": "wsm", "decay_fraction": 1.0, "warmup_steps": 0}
+    run(tiny(learning_rate=wsm, training={"steps": steps}), tmp_path)
+    assert CheckpointFolder(tmp_path / "window").steps() == list(range(1, steps + 1))
+
+
 def test_the_best_weights_are_kept_where_the_last_are_worse(tiny: MakeRecipe, run: Run, tmp_path: Path) -> None:
     recipe = tiny(learning_rate={"schedule": "constant", "peak": 0.3}, training={"steps": 16})
     result = run(recipe, tmp_path)

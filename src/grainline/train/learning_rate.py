@@ -40,10 +40,13 @@ def decay(recipe: LearningRate, shape: str, step: int, length: int) -> float:
 
 
 def merge_steps(recipe: LearningRate, steps: int) -> tuple[int, ...]:
-    """wsm: the steps whose checkpoints are merged, evenly over the window, its start and the last step included."""
+    """wsm: the steps whose checkpoints are merged, evenly over the window, its start and the last step included.
+
+    A window over the whole run starts at step 1: there is no checkpoint of weights that haven't learned anything.
+    """
     if recipe.schedule != "wsm":
         return ()
-    window = decay_steps(recipe, steps)
+    window = min(decay_steps(recipe, steps), steps - 1)
     intervals = min(recipe.merge_checkpoints - 1, window)
     if intervals == 0:
         return (steps,)

@@ -156,10 +156,18 @@ def test_micro_batches_shrink_to_the_memory_there_is() -> None:
 
 def test_a_resumed_run_decides_as_before_on_the_same_kind_of_device() -> None:
     recipe, config = _recipe(), config_for_depth(3, 512, 64)
-    before = {"device": "cpu", "compute": "float32", "threads": 3, "micro_batch_sequences": 5}
+    before = {"device": "cpu", "compute": "float32", "threads": 3, "micro_batch_sequences": 5, "ranks": 1}
     found = decide(recipe, Plan(), config, MACHINE, CPU, before)
     assert (found.compute, found.threads, found.micro_batch_sequences) == ("float32", 3, 5)
     elsewhere = decide(recipe, Plan(), config, MACHINE, CPU, before | {"device": "cuda"})
     assert elsewhere.micro_batch_sequences == 8
     asked = Plan.parse({"execution": {"micro_batch_sequences": 2}})
     assert decide(recipe, asked, config, MACHINE, CPU, before).micro_batch_sequences == 2
+
+
+def test_a_run_resumed_by_another_number_of_ranks_takes_what_suits_them() -> None:
+    recipe, config = _recipe(), config_for_depth(3, 512, 64)
+    before = {"device": "cpu", "compute": "float32", "threads": 8, "micro_batch_sequences": 8, "ranks": 1}
+    two = Ranks(torch.device("cpu"), world=2, local_world=2)
+    found = decide(recipe, Plan(), config, MACHINE, two, before)
+    assert (found.compute, found.threads, found.micro_batch_sequences) == ("float32", 4, 4)

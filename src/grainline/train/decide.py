@@ -46,12 +46,15 @@ class Decision:
 def decide(
     recipe: Recipe, plan: Plan, config: ModelConfig, machine: Machine, ranks: Ranks, before: dict[str, Any]
 ) -> Decision:
-    """Fill in what is open. `before` is what an earlier start of the run decided, on the same kind of device: kept, so
-    that a resumed run computes alike.
+    """Fill in what is open. `before` is what an earlier start of the run decided: kept, so that a resumed run computes
+    alike. On another kind of device nothing of it is; with other ranks, threads and micro-batch aren't, which are a
+    rank's share of the machine and of the batch.
     """
     device = ranks.device.type
     if before.get("device") != device:
         before = {}
+    elif before.get("ranks") != ranks.world:
+        before = {"compute": before.get("compute")}
     compute = recipe.precision.compute
     if compute == "auto":
         compute = before.get("compute") or ("bfloat16" if _bfloat16_pays(machine, device) else "float32")

@@ -36,6 +36,8 @@ def refused(response, status: int, param: str | None = None, code: str | None = 
         ("presence_penalty", 3),
         ("frequency_penalty", -3),
         ("repetition_penalty", 0),
+        ("repetition_penalty", 1e-320),
+        ("repetition_penalty", 1e300),
         ("n", 0),
         ("n", 1.5),
         ("n", 1000),
@@ -50,6 +52,7 @@ def refused(response, status: int, param: str | None = None, code: str | None = 
         ("stop_token_ids", [10_000]),
         ("logit_bias", {"a": 1}),
         ("logit_bias", {"10000": 1}),
+        ("logit_bias", {"1" * 5000: 1}),
         ("logit_bias", [1]),
         ("stream", "yes"),
         ("stream_options", {"include_usage": True}),  # without stream
@@ -115,6 +118,32 @@ def test_wrong_chats(ask, body, param):
     refused(ask(CHAT, body), 400, param)
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (COMPLETIONS, {"prompt": "\ud800"}, "prompt"),
+        (COMPLETIONS, {"prompt": ["x", "x\udfff"]}, "prompt[1]"),
+        (COMPLETIONS, {"prompt": "x", "model": "\ud800"}, "model"),
+        (COMPLETIONS, {"prompt": "x", "stop": "\ud800"}, "stop"),
+        (COMPLETIONS, {"prompt": "x", "\ud800": 1}, "\\ud800"),
+        (COMPLETIONS, {"prompt": "x", "logit_bias": {"\ud800": 1}}, "logit_bias.\\ud800"),
+        (CHAT, {"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "\ud800"}]}]}, None),
+        (CHAT, {"messages": USER, "chat_template_kwargs": {"a": [{"b": "\ud800"}]}}, "chat_template_kwargs.a[0].b"),
+    ],
+)
+def test_half_a_character_is_not_text(ask, path, body, param):
+    message = refused(ask(path, content=json.dumps(body).encode()), 400, param or "messages[0].content[0].text")
+    assert "not text" in message
+
+
+def test_pairs_of_surrogates_and_deep_values_are_taken(ask):
+    assert ask(COMPLETIONS, content=b'{"prompt": "\\ud83d\\ude00"}').status_code == 200
+    deep = b"[" * 900 + b"]" * 900
+    body = b'{"messages": [{"role": "user", "content": "hi"}], "chat_template_kwargs": {"a": ' + deep + b"}}"
+    assert ask(CHAT, content=body).status_code == 200
+
+
 def test_an_unknown_field_is_told_the_nearest(ask):
     message = refused(ask(CHAT, {"messages": USER, "temprature": 1}), 400, "temprature", "unknown_parameter")
     assert "'temperature'" in message
@@ -125,7 +154,9 @@ def test_malformed_json_says_where(ask):
     assert "line 2, column 7" in message
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe{", b"[" * 100_000, b"[1]", b'"x"', b"null"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe{", b"[" * 100_000, b'{"n": ' + b"1" * 5000 + b"}", b"[1]", b'"x"', b"null"]
+)
 def test_a_body_that_is_no_object(ask, content):
     refused(ask(COMPLETIONS, content=content), 400)
 

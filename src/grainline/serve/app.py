@@ -163,7 +163,7 @@ def _answer_errors(app: FastAPI) -> None:
     async def refused_request(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         kinds = {
-            400: "The body can't be read as JSON: it is not UTF-8, or nested too deeply.",
+            400: "The body can't be read as JSON: it is not UTF-8, nested too deeply, or has an endless number.",
             404: f"There is no {request.url.path} here; GET /openapi.json lists what there is.",
             405: f"{request.url.path} doesn't take {request.method}.",
         }

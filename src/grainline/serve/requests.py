@@ -21,13 +21,14 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from grainline.documents import nearest
-from grainline.serve.errors import UNKNOWN, UNSUPPORTED, from_validation, invalid
+from grainline.serve.errors import UNKNOWN, UNSUPPORTED, from_validation, invalid, param_of
 
 MAX_CHOICES = 128
 MAX_SEQUENCES = 2048
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_TOP_LOGPROBS = 20
+MAX_ID_DIGITS = 18  # of a token id written as a key: far more than any vocabulary needs
 
 
 def _said(message: str) -> WrapValidator:
@@ -59,6 +60,32 @@ def _refused(model: type[BaseModel], name: str, value: Any, message: str, code: 
         type=PydanticCustomError(code, "{message}", {"message": message}), loc=(name,), input=value
     )
     return ValidationError.from_exception_data(model.__name__, [error])
+
+
+def _refuse_half_characters(fields: Mapping[str, Any]) -> None:
+    """Raises ApiError for a string with a lone surrogate: JSON can write one ("\\ud800"), but UTF-8 can't hold it."""
+    todo: list[tuple[tuple[str | int, ...], Any]] = [((), fields)]  # a list, since values may be nested deeply
+    while todo:
+        place, value = todo.pop()
+        if isinstance(value, str):
+            if not _is_text(value):
+                raise invalid(param_of(place), "is not text: it has half of a surrogate pair, such as \\ud800, alone.")
+        elif isinstance(value, list):
+            todo += [((*place, i), item) for i, item in enumerate(value) if isinstance(item, str | list | dict)]
+        elif isinstance(value, dict):
+            for key in value:
+                if not _is_text(key):
+                    shown = param_of((*place, ascii(key)[1:-1]))
+                    raise invalid(shown, "is a name with half of a surrogate pair alone, and so not text.")
+            todo += [((*place, key), item) for key, item in value.items()]
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Body(BaseModel):
@@ -120,7 +147,10 @@ class SamplingBody(_Body):
     min_p: float = Field(0.0, ge=0, le=1, description="only tokens at least this share as likely as the likeliest")
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    repetition_penalty: float = Field(1.0, gt=0, description="divides the logits of tokens already in the sequence")
+    # The bounds keep a logit divided or multiplied by it finite in float32.
+    repetition_penalty: float = Field(
+        1.0, ge=0.01, le=100, description="divides the logits of tokens already in the sequence"
+    )
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field({}, description="token id → added logit")
     n: int = Field(1, ge=1, le=MAX_CHOICES)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
@@ -129,6 +159,13 @@ class SamplingBody(_Body):
     ignore_eos: bool = Field(False, description="go on past the model's end-of-text tokens")
     stream: bool = False
     stream_options: StreamOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text_throughout(cls, fields: Any) -> Any:
+        if isinstance(fields, dict):
+            _refuse_half_characters(fields)
+        return fields
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
@@ -140,8 +177,9 @@ class SamplingBody(_Body):
         if any(not 0 < len(stop) <= MAX_STOP_CHARACTERS for stop in stops):
             raise invalid("stop", f"each stop string must have 1 to {MAX_STOP_CHARACTERS} characters.")
         for key in self.logit_bias:
-            if not key.isascii() or not key.isdigit():
-                raise invalid("logit_bias", f"keys must be token ids, not {key!r}.")
+            if not key.isascii() or not key.isdigit() or len(key) > MAX_ID_DIGITS:
+                shown = repr(key) if len(key) <= 2 * MAX_ID_DIGITS else f"one of {len(key):,} characters"
+                raise invalid("logit_bias", f"keys must be token ids, not {shown}.")
         return self
 
     @property

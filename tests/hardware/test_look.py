@@ -27,7 +27,7 @@ def test_this_machine() -> None:
     assert machine.disk_path == str(Path("no/such/folder/yet").absolute())
     assert machine.cpu
     assert machine.torch
-    assert (dict(machine.flops_per_second), machine.bfloat16_gain) == ({}, None)
+    assert (dict(machine.flops_per_second), machine.bfloat16_gain()) == ({}, None)
 
 
 def test_matmul_rates_are_plausible_and_threads_are_put_back() -> None:
@@ -110,9 +110,22 @@ def test_a_machine_as_a_cluster(tmp_path: Path) -> None:
     assert cluster.device_type("H100").flops_per_second == {"bfloat16": 8e14, "float32": 4e14}
     assert cluster.device_type("H100").source == cluster.device_type(machine.cpu).source == "measured"
     assert cluster.device_type(machine.cpu).memory[0].bytes_per_second == 2e10
-    assert machine.bfloat16_gain == 2
     cluster.save(tmp_path / "cluster.toml")
     assert Cluster.load(tmp_path / "cluster.toml") == cluster
+
+
+def test_bfloat16_pays_where_the_device_that_computes_is_faster_in_it() -> None:
+    v100 = Accelerator("V100", "cuda", 32 << 30, "7.0", {"bfloat16": 1e13, "float32": 1.4e13})
+    h100 = dataclasses.replace(v100, name="H100", flops_per_second={"bfloat16": 7e14, "float32": 5e13})
+    alone = dataclasses.replace(look(measure=False), accelerators=(), flops_per_second={"float32": 1e11})
+    amx = dataclasses.replace(alone, flops_per_second={"float32": 1e11, "bfloat16": 3e11})
+    with_v100, with_h100 = (dataclasses.replace(amx, accelerators=(gpu,)) for gpu in (v100, h100))
+    assert (amx.bfloat16_gain(), with_h100.bfloat16_gain()) == (3, 14)
+    assert (with_h100.bfloat16_gain("cpu"), alone.bfloat16_gain("cuda")) == (3, None)
+    assert [m.bfloat16_pays() for m in (alone, amx, with_v100, with_h100)] == [False, True, False, True]
+    assert with_v100.bfloat16_pays("cpu")
+    little = dataclasses.replace(amx, flops_per_second={"float32": 1e11, "bfloat16": 1.1e11})
+    assert not little.bfloat16_pays()
 
 
 def test_figures_that_nobody_measured_are_said_to_be_assumed() -> None:

@@ -141,6 +141,10 @@ def test_what_is_open_is_decided_from_the_machine() -> None:
     assert decide(recipe, Plan(), config, MACHINE, two, {}).threads == 4
     assert peak_flops(MACHINE, two, "bfloat16") == 3e11
     gpus = Ranks(torch.device("cuda", 0), world=4, local_world=4)
+    assert decide(recipe, Plan(), config, GPU, gpus, {}).compute == "bfloat16"
+    rates = {"float32": 1.4e13, "bfloat16": 1e13}  # a V100 has bfloat16 matmuls, but slow ones
+    old = dataclasses.replace(GPU, accelerators=(Accelerator("V100", "cuda", 32 << 30, "7.0", rates),))
+    assert decide(recipe, Plan(), config, old, gpus, {}).compute == "float32"
     assert peak_flops(GPU, gpus, "bfloat16") == 4 * 7e14
 
 

@@ -137,11 +137,11 @@ def _requirements() -> list[Requirement]:
 
 
 def _bfloat16(machine: Machine) -> Check:
-    gain = machine.bfloat16_gain
+    gain = machine.bfloat16_gain()
     if gain is None:
         return Check("bfloat16", "limited", "not measured; computing in float32")
     words = f"{gain:.1f} × float32's matmul rate"
-    return Check("bfloat16", "ok", words if gain > 1 else f"{words}: computing in float32 is faster here")
+    return Check("bfloat16", "ok", words if machine.bfloat16_pays() else f"{words}, too little: computing in float32")
 
 
 def _accelerator(machine: Machine) -> Check:

@@ -9,6 +9,9 @@ from typing import Any
 
 from grainline.documents import Cluster
 
+WORTHWHILE_GAIN = 1.2
+"""How many times faster bfloat16 matmuls must be than float32 ones before they pay for the casts around them."""
+
 
 @dataclass(frozen=True)
 class Accelerator:
@@ -51,10 +54,24 @@ class Machine:
         return (self.system, self.architecture) in PROMISED
 
     @property
-    def bfloat16_gain(self) -> float | None:
-        """How many times faster than float32 the device that will compute is in bfloat16; None if not measured."""
-        rates = self.accelerators[0].flops_per_second if self.accelerators else self.flops_per_second
+    def device_type(self) -> str:
+        """torch's name of what computes here unless told otherwise: "cuda", "mps" or "cpu"."""
+        return self.accelerators[0].kind if self.accelerators else "cpu"
+
+    def matmul_rates(self, device_type: str) -> Mapping[str, float]:
+        """FLOP/s by dtype of the CPU or of one accelerator; empty if there is none, or nothing was measured."""
+        if device_type == "cpu":
+            return self.flops_per_second
+        return self.accelerators[0].flops_per_second if self.accelerators else {}
+
+    def bfloat16_gain(self, device_type: str | None = None) -> float | None:
+        """How many times faster matmuls are in bfloat16 than in float32; None if not measured."""
+        rates = self.matmul_rates(device_type or self.device_type)
         return rates["bfloat16"] / rates["float32"] if {"bfloat16", "float32"} <= set(rates) else None
+
+    def bfloat16_pays(self, device_type: str | None = None) -> bool:
+        """Whether to compute in bfloat16 where the choice is free."""
+        return (self.bfloat16_gain(device_type) or 0.0) >= WORTHWHILE_GAIN
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

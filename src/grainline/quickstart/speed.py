@@ -27,7 +27,7 @@ def measure_speed(sparse: ModelConfig, dense: ModelConfig, machine: Machine) -> 
     torch.set_num_threads(machine.threads)
     device = machine.accelerators[0].kind if machine.accelerators else "cpu"
     dtypes: list[Compute] = ["float32"]
-    if (machine.bfloat16_gain or 0.0) > 1.1:
+    if machine.bfloat16_pays(device):
         dtypes.append("bfloat16")
     seconds = {dtype: step_seconds(sparse, dtype, device) for dtype in dtypes}
     best = min(dtypes, key=lambda dtype: seconds[dtype])

@@ -19,9 +19,6 @@ MAX_MICRO_BATCH_TOKENS = {"cpu": 8192, "mps": 16384, "cuda": 65536}
 COMPILE_FROM_STEPS = 2000
 """A shorter run, on a GPU, doesn't earn back what compiling takes."""
 
-WORTHWHILE_GAIN = 1.2
-"""How many times faster bfloat16 matmuls must be than float32 ones before they pay for the casts around them."""
-
 
 @dataclass(frozen=True)
 class Decision:
@@ -57,7 +54,7 @@ def decide(
         before = {"compute": before.get("compute")}
     compute = recipe.precision.compute
     if compute == "auto":
-        compute = before.get("compute") or ("bfloat16" if _bfloat16_pays(machine, device) else "float32")
+        compute = before.get("compute") or ("bfloat16" if machine.bfloat16_pays(device) else "float32")
     threads = plan.execution.threads or before.get("threads") or max(1, machine.threads // ranks.local_world)
     layout = plan.layout.model_copy(update={"data_parallel": ranks.world})
 
@@ -83,11 +80,9 @@ def decide(
 
 def peak_flops(machine: Machine, ranks: Ranks, compute: str) -> float | None:
     """The measured matmul rate of all ranks together; None where none was measured."""
-    if ranks.device.type == "cpu":
-        rate, times = machine.flops_per_second.get(compute), ranks.world // ranks.local_world
-    else:
-        rates = machine.accelerators[0].flops_per_second if machine.accelerators else {}
-        rate, times = rates.get(compute), ranks.world
+    rate = machine.matmul_rates(ranks.device.type).get(compute)
+    # A CPU's rate is of all its cores, which the ranks on it share.
+    times = ranks.world // ranks.local_world if ranks.device.type == "cpu" else ranks.world
     return rate * times if rate else None
 
 
@@ -113,17 +108,6 @@ def free_memory_bytes(machine: Machine, ranks: Ranks) -> int:
     if ranks.device.type == "cpu" or not machine.accelerators:
         return machine.memory_available_bytes // ranks.local_world
     return machine.accelerators[0].memory_bytes
-
-
-def _bfloat16_pays(machine: Machine, device: str) -> bool:
-    if device == "cuda":
-        return True
-    return device == "cpu" and (_cpu_gain(machine) or 0.0) >= WORTHWHILE_GAIN
-
-
-def _cpu_gain(machine: Machine) -> float | None:
-    rates = machine.flops_per_second
-    return rates["bfloat16"] / rates["float32"] if {"bfloat16", "float32"} <= set(rates) else None
 
 
 def _largest_useful(recipe: Recipe, ranks: Ranks) -> int:

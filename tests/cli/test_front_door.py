@@ -119,6 +119,12 @@ def raising(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
             2,
             f"grainline: the package 'a' is missing. Install it, e.g.\n  {sys.executable} -m pip install a\n",
         ),
+        (
+            ModuleNotFoundError("No module named 'fcntl'", name="fcntl"),
+            2,
+            "grainline: this Python lacks its own module 'fcntl'.\n"
+            "  Complete Pythons on Linux and macOS have it: use another one.\n",
+        ),
         (KeyboardInterrupt(), 130, "\nInterrupted.\n"),
         (SystemExit(3), 3, ""),
         (SystemExit(), 0, ""),
@@ -162,6 +168,45 @@ def test_a_reader_that_leaves_is_no_error() -> None:
             check=False,
         )
     assert (done.returncode, done.stderr) == (cli.PIPE_CLOSED, "")
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine that is neither Linux nor macOS, and tells nothing by files."""
+    from grainline.hardware import processor
+
+    monkeypatch.delenv(cli.ANYWHERE, raising=False)
+    monkeypatch.setattr("platform.system", lambda: "Windows")
+    monkeypatch.setattr("platform.machine", lambda: "AMD64")
+    for look in (processor.name, processor.features, processor.memory, processor.usable_cores):
+        monkeypatch.setattr(look, "__defaults__", (tmp_path / "no root",))
+    monkeypatch.setattr("grainline.cli.doctor._torch_fits", lambda: False)  # nothing is measured
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_other_platforms_are_refused_plainly(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main(["--help"]) == 0
+    capsys.readouterr()
+    assert cli.main(["hardware", "--no-measure"]) == 2
+    told = capsys.readouterr().err
+    assert "for Linux on x86-64 and aarch64 and for macOS on Apple silicon; this is Windows AMD64" in told
+    monkeypatch.setenv(cli.ANYWHERE, "1")
+    assert cli.main(["hardware", "--no-measure"]) == 0
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_doctor_examines_other_platforms_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def states() -> dict[str, str]:
+        assert cli.main(["doctor", "--json", "--folder", str(tmp_path)]) == 1
+        return {check["name"]: check["state"] for check in json.loads(capsys.readouterr().out)}
+
+    assert {"platform": "missing", "memory": "limited", "writing": "ok"}.items() <= states().items()
+    monkeypatch.setenv(cli.ANYWHERE, "1")
+    assert states()["platform"] == "limited"
 
 
 def test_doctor_answers_in_json(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ EXAMPLES = """\
   grainline generate runs/quickstart/model "Once upon a time"
   grainline serve runs/quickstart/model       http://127.0.0.1:8000/v1"""
 
-DEBUG = "GRAINLINE_DEBUG"
+DEBUG, ANYWHERE = "GRAINLINE_DEBUG", "ANYWHERE"
 OK, FAILED, MENDABLE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 
 
@@ -106,7 +106,24 @@ def _dispatch(arguments: list[str]) -> int:
 def _run(name: str, verb: Verb, arguments: list[str]) -> int:
     from grainline.cli.arguments import call
 
+    if name != "doctor":  # which says it among other things
+        _check_platform()
     return call(importlib.import_module(f"{__name__}.{verb.module}").run, f"grainline {name}", arguments)
+
+
+def _check_platform() -> None:
+    """Raises GrainlineError where grainline isn't meant to run, unless ANYWHERE is set."""
+    import platform
+
+    from grainline.documents import GrainlineError
+    from grainline.hardware.machine import PROMISED
+
+    here = platform.system(), platform.machine()
+    if here not in PROMISED and not os.environ.get(ANYWHERE):
+        raise GrainlineError(
+            "made for Linux on x86-64 and aarch64 and for macOS on Apple silicon; "
+            f"this is {' '.join(here)}. To try all the same: set {ANYWHERE}=1 in the environment."
+        )
 
 
 def usage() -> str:
@@ -128,6 +145,10 @@ def _explain(error: Exception) -> int:
         traceback.print_exception(error)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "grainline").startswith("grainline"):
         package = str(error.name).split(".")[0]
+        if package in sys.stdlib_module_names:  # fcntl on Windows, say: nothing to install
+            print(f"grainline: this Python lacks its own module '{package}'.", file=sys.stderr)
+            print("  Complete Pythons on Linux and macOS have it: use another one.", file=sys.stderr)
+            return MENDABLE
         print(f"grainline: the package '{package}' is missing. Install it, e.g.", file=sys.stderr)
         print(f"  {sys.executable} -m pip install {package}", file=sys.stderr)
         return MENDABLE

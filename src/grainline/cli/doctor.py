@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from grainline.cli import ANYWHERE
 from grainline.documents import GrainlineError
 
 if TYPE_CHECKING:
@@ -89,7 +90,10 @@ def _platform(machine: Machine) -> Check:
     found = f"{machine.system} {machine.architecture}"
     if machine.platform_is_promised:
         return Check("platform", "ok", found)
-    return Check("platform", "limited", found, "tested are Linux on x86-64 and aarch64, and macOS on arm64")
+    # As for the other verbs, which stop here unless they are told to try.
+    state: Literal["limited", "missing"] = "limited" if os.environ.get(ANYWHERE) else "missing"
+    mend = f"use Linux on x86-64 or aarch64, or macOS on Apple silicon; or try all the same: set {ANYWHERE}=1"
+    return Check("platform", state, found, mend)
 
 
 def _packages() -> Check:
@@ -169,6 +173,8 @@ def _compiler() -> Check:
 
 
 def _memory(machine: Machine) -> Check:
+    if not machine.memory_bytes:
+        return Check("memory", "limited", "this system doesn't say", "see that 2 GiB are free for the quickstart")
     found = f"{machine.memory_available_bytes / GIB:.1f} GiB available of {machine.memory_bytes / GIB:.1f} GiB"
     if machine.memory_available_bytes < 2 * GIB:
         return Check("memory", "limited", found, "the quickstart wants 2 GiB: close other programs, or lower --depth")

@@ -37,7 +37,7 @@ class Machine:
     logical_cores: int  # of the machine
     usable_cores: int  # physical cores that affinity and quota leave to this process
     threads: int  # how many to compute with
-    memory_bytes: int
+    memory_bytes: int  # 0 where the system doesn't tell
     memory_available_bytes: int
     disk_path: str
     disk_free_bytes: int

@@ -84,16 +84,21 @@ def threads(usable: int) -> int:
 
 
 def memory(root: Path = Path("/")) -> tuple[int, int]:
-    """(total, available) bytes of RAM, as the tightest control group leaves them."""
+    """(total, available) bytes of RAM, as the tightest control group leaves them; 0 where the system doesn't tell."""
     if platform.system() == "Darwin":
         return _apple_memory()
-    sizes = {}
-    for line in (root / "proc/meminfo").read_text().splitlines():
-        key, value = line.split(":", 1)
-        sizes[key] = int(value.split()[0]) * 1024
-    total, available = sizes["MemTotal"], sizes["MemAvailable"]
+    total, available = _meminfo(root / "proc/meminfo")
     limit = memory_limit(root)
     return (total, available) if limit is None else (min(total, limit[0]), min(available, limit[1]))
+
+
+def _meminfo(file: Path) -> tuple[int, int]:
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:  # no Linux, or a Linux that hides it
+        return 0, 0
+    sizes = {key: int(value.split()[0]) * 1024 for key, value in (line.split(":", 1) for line in lines)}
+    return sizes["MemTotal"], sizes.get("MemAvailable") or sizes["MemFree"]  # Linux before 3.14 has only MemFree
 
 
 def _apple_memory() -> tuple[int, int]:

@@ -28,6 +28,16 @@ def test_sparse_and_dense_cost_the_same_per_token() -> None:
     assert (sparse.layers, sparse.hidden_size, sparse.attention) == (dense.layers, dense.hidden_size, dense.attention)
 
 
+def test_what_the_laws_foresee_is_computed_for_the_very_run(full: Scale, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ling2.foreseen(full)
+    steps, batch = ling2.length(full)
+    assert found["flops"] == flops_per_token(ling2.model(True), ling2.SEQUENCE) * steps * batch
+    assert found["fitted"] is False
+    assert found["efficiency_leverage"] >= 1
+    monkeypatch.setattr(ling2, "length", lambda scale: (10**9, 4096))  # at the papers' compute sparsity pays
+    assert ling2.foreseen(full)["efficiency_leverage"] > 1.5
+
+
 def test_both_have_the_same_recipe_but_for_the_model(full: Scale) -> None:
     sparse, dense = (recipe(full, 1, 2.0, sparse=kind).tables() for kind in (True, False))
     assert sparse["learning_rate"].pop("peak") == pytest.approx(dense["learning_rate"].pop("peak"), rel=0.01)
@@ -74,7 +84,7 @@ def test_every_claim_is_measured_by_real_runs(tmp_path: Path) -> None:
     for claim, measure in ling2.MEASURES.items():
         assert isinstance(claim, Claim)
         found[claim.name] = measure(Scale.of(claim, True, tmp_path, told.append))
-    assert len(told) == len(set(told)) == 5
+    assert len(told) == len(set(told)) == 6  # five runs, and what the laws foresee
     for measurement in found.values():
         assert measurement.figure is not None
         assert measurement.figure.startswith("<svg")

@@ -21,13 +21,11 @@ def test_learning_rate_and_batch_are_those_of_the_report(active, layers, heads, 
     assert not laws.is_fitted(flops)
 
 
-def test_an_allocation_spends_the_budget():
-    for flops in (1e18, 1e20):
-        assert laws.is_fitted(flops)
-        for sparse in (True, False):
-            spent = laws.allocate(flops, sparse)
-            assert spent.flops_per_token * spent.tokens == pytest.approx(flops, rel=0.02)
-    assert laws.allocate(1e20).flops_per_token < laws.allocate(1e20, sparse=False).flops_per_token
+def test_the_range_of_the_fit():
+    assert laws.is_fitted(1e18)
+    assert laws.is_fitted(1e20)
+    assert not laws.is_fitted(1e13)
+    assert not laws.is_fitted(1e21)
 
 
 def test_leverage_is_over_seven_at_lings_sparsity_and_never_below_one():

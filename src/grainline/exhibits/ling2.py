@@ -1,8 +1,8 @@
 """Ling 2.0 (arXiv 2510.22115): sparsity, balance without an auxiliary loss, and merging instead of decaying.
 
 All of it is trained here, on the built-in corpus (eight languages and code), at a scale far below the papers': it
-shows whether an effect is there and which way it points, not how large it is at theirs. For sparsity that is a hard
-test: the Ling laws, extrapolated a hundred-thousandfold to this compute (4e12 FLOPs), foresee no advantage yet.
+shows whether an effect is there and which way it points, not how large it is at theirs. What the Ling laws,
+extrapolated this far, foresee for sparsity is computed, told, and kept with its result (`foreseen`).
 """
 
 from __future__ import annotations
@@ -99,12 +99,11 @@ def recipe(
     balance: Balance = "bias",
 ) -> Recipe:
     """One run: `rate` in multiples of the Ling laws' learning rate for its compute."""
-    from grainline.models.count import flops_per_token
     from grainline.plan.scaling_laws import learning_rate
 
     config = model(sparse, balance)
-    steps, batch = scale.pick(full=(500, 4096), quick=(8, 1024))
-    peak = rate * learning_rate(flops_per_token(config, SEQUENCE) * steps * batch)
+    steps, batch = length(scale)
+    peak = rate * learning_rate(training_flops(scale, config))
     kind = f"sparse, {balance}" if sparse else "dense"
     return Recipe.parse(
         {
@@ -134,6 +133,31 @@ def recipe(
     )
 
 
+def length(scale: Scale) -> tuple[int, int]:
+    """Steps, and tokens of each."""
+    return scale.pick(full=(500, 4096), quick=(8, 1024))
+
+
+def training_flops(scale: Scale, config: ModelConfig) -> float:
+    """FLOPs of a whole run."""
+    from grainline.models.count import flops_per_token
+
+    steps, batch = length(scale)
+    return flops_per_token(config, SEQUENCE) * steps * batch
+
+
+def foreseen(scale: Scale) -> dict[str, float | bool]:
+    """What the Ling laws say of the sparse model at this compute: a leverage of 1 is no advantage."""
+    from grainline.plan.scaling_laws import efficiency_leverage, is_fitted
+
+    config = model(sparse=True)
+    assert config.moe is not None
+    moe, flops = config.moe, training_flops(scale, config)
+    activation = (moe.top_k + moe.shared_experts) / (moe.experts + moe.shared_experts)
+    leverage = efficiency_leverage(activation, 2 * config.hidden_size / moe.expert_hidden, flops)
+    return {"flops": flops, "fitted": is_fitted(flops), "efficiency_leverage": leverage}
+
+
 def model(sparse: bool, balance: Balance = "bias") -> ModelConfig:
     """The dial's model without MTP, or the dense model of as many active parameters."""
     from grainline.models.dial import config_for_depth, dense_twin
@@ -158,7 +182,10 @@ def best_rates(scale: Scale, kinds: Sequence[bool]) -> list[float]:
 
 
 def measure_sparse(scale: Scale) -> Measurement:
-    """Both architectures over the seeds, each at its best rate."""
+    """Both architectures over the seeds, each at its best rate; beside them what the laws foresee."""
+    laws = foreseen(scale)
+    how = "fitted there" if laws["fitted"] else "extrapolated"
+    scale.tell(f"the Ling laws, {how}, foresee {laws['efficiency_leverage']:.2f} × at {laws['flops']:.2g} FLOPs")
     rates = dict(zip(("sparse", "dense"), best_rates(scale, (True, False)), strict=True))
     runs = _by_name(
         {name: [recipe(scale, seed, rates[name], sparse=name == "sparse") for seed in scale.seeds] for name in rates},
@@ -166,7 +193,7 @@ def measure_sparse(scale: Scale) -> Measurement:
     )
     found = ratio(_ends(runs["sparse"]), _ends(runs["dense"]))
     picture = _curves(SPARSE, runs, {name: f"{name}, rate × {rates[name]:g}" for name in runs})
-    details = {"rates": rates, "bits_per_byte": {name: _ends(of) for name, of in runs.items()}}
+    details = {"laws": laws, "rates": rates, "bits_per_byte": {name: _ends(of) for name, of in runs.items()}}
     return Measurement(found.value, found.error_bar, picture, details)
 
 

@@ -1,4 +1,4 @@
-"""The Ling scaling laws as a calculator: compute → learning rate, batch, model size, tokens, leverage.
+"""The Ling scaling laws as a calculator: compute → learning rate, batch, leverage of sparsity.
 
 Coefficients: *Towards Greater Leverage*, arXiv 2507.17702, and the Ling 2.0 report, arXiv 2510.22115, section 2. They
 were fitted between 3e17 and 3e20 FLOPs; outside, results are extrapolated (`is_fitted`).
@@ -7,19 +7,10 @@ were fitted between 3e17 and 3e20 FLOPs; outside, results are extrapolated (`is_
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from grainline.documents import GrainlineError
 
 FITTED_FLOPS = (3e17, 3e20)
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """How to spend a compute budget: FLOPs per token (forward and backward, no embeddings) times tokens."""
-
-    flops_per_token: float
-    tokens: float
 
 
 def is_fitted(flops: float) -> bool:
@@ -35,14 +26,6 @@ def learning_rate(flops: float) -> float:
 def batch_tokens(flops: float) -> float:
     """Best tokens per step of a sparse model trained with so many FLOPs in all."""
     return 0.0694 * _positive(flops) ** 0.3644
-
-
-def allocate(flops: float, sparse: bool = True) -> Allocation:
-    """The best model size and number of tokens for a budget."""
-    flops = _positive(flops)
-    if sparse:
-        return Allocation(0.1915 * flops**0.5095, 5.2232 * flops**0.4905)
-    return Allocation(0.0655 * flops**0.5422, 15.2582 * flops**0.4578)
 
 
 def efficiency_leverage(activation: float, granularity: float, flops: float) -> float:

@@ -53,7 +53,7 @@ def test_the_folder_of_a_run_stands_for_its_model(folder: Path) -> None:
 def test_dtype_and_device_are_chosen_by_name_or_object(folder: Path) -> None:
     assert load(folder, dtype="bfloat16")[0].dtype == torch.bfloat16
     assert load(folder, dtype=torch.float64)[0].dtype == torch.float64
-    assert load(folder, device="meta")[0].device.type == "meta"
+    assert load(folder, device=torch.device("meta"))[0].device.type == "meta"
     with pytest.raises(GrainlineError, match=r"'bfloat61' is not known\. Did you mean 'bfloat16'"):
         load(folder, dtype="bfloat61")
 

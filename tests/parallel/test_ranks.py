@@ -34,14 +34,19 @@ def test_alone_collectives_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not torch.distributed.is_initialized()
 
 
-def test_a_device_that_is_not_there_is_named() -> None:
-    if not torch.cuda.is_available():
-        with pytest.raises(GrainlineError, match=r"Rank 0 of this node has no GPU: 0 found"):
-            pick_device("cuda", 0)
-    if not torch.backends.mps.is_available():
-        with pytest.raises(GrainlineError, match="no Apple GPU"):
-            pick_device("mps", 0)
+def test_each_rank_gets_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("auto", 1) == pick_device("cuda", 1) == torch.device("cuda", 1)
+    with pytest.raises(GrainlineError, match=r"Rank 2 of this node has no GPU: 2 found"):
+        pick_device("auto", 2)
     assert pick_device("cpu", 3) == CPU
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(GrainlineError, match=r"device 'cuda': .* there is cpu"):
+        pick_device("cuda", 0)
 
 
 def test_plans_are_refused_by_the_feature(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def run(
     endpoint: str | None = None,
     window: int | None = None,
     max_bytes: int | None = None,
-    device: str | None = None,
+    device: str = "auto",
     out: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -45,7 +45,7 @@ def run(
         endpoint: score over a server's OpenAI completions API instead, such as http://127.0.0.1:8000/v1
         window: tokens of context (characters, with --endpoint); default: all positions of the model (4000 characters)
         max_bytes: read no more than so many bytes from each source of --text and --against
-        device: cpu, cuda or mps; default: a GPU if there is one
+        device: where to compute, such as cpu or cuda:1; auto: a GPU if there is one
         out: a folder for scores.json and each task's samples
         json: print one JSON object with all scores
     """
@@ -82,7 +82,7 @@ def _read(sources: tuple[str, ...], max_bytes: int | None) -> list[TextDocument]
 
 
 @contextmanager
-def _scorer(model: str, endpoint: str | None, window: int | None, device: str | None) -> Iterator[Scorer]:
+def _scorer(model: str, endpoint: str | None, window: int | None, device: str) -> Iterator[Scorer]:
     if endpoint is not None:
         from grainline.eval.endpoint import DEFAULT_WINDOW, EndpointScorer
 
@@ -90,12 +90,8 @@ def _scorer(model: str, endpoint: str | None, window: int | None, device: str | 
             yield scorer
         return
     from grainline.eval.model_scorer import ModelScorer
-    from grainline.hardware import look
     from grainline.models.loading import load
 
-    if device is None:
-        accelerators = look(measure=False).accelerators
-        device = accelerators[0].kind if accelerators else "cpu"
     # Scores are compared with one another, so they are computed in the one dtype that every machine has.
     loaded, tokenizer = load(model, dtype="float32", device=device)
     yield ModelScorer(loaded, tokenizer, window=window)

@@ -31,7 +31,7 @@ def run(
     chat: bool = False,
     chat_template: str | None = None,
     dtype: str | None = None,
-    device: str | None = None,
+    device: str = "auto",
     json: bool = False,
 ) -> int:
     """Let a model go on from a prompt, told as it is made.
@@ -56,7 +56,7 @@ def run(
         chat: the prompt is a message to answer, put into the model's chat template.
         chat_template: with --chat: a Jinja file, or 'plain'; default: the model's own, else plain.
         dtype: of the weights, such as float32 or bfloat16; default: as stored.
-        device: where to compute, such as cpu or cuda:1; default: a CUDA GPU if there is one.
+        device: where to compute, such as cpu or cuda:1; auto: a GPU if there is one.
         json: print one JSON object at the end instead: text, finish_reason, usage, seed, seconds.
     """
     text = _prompt(prompt)

@@ -20,7 +20,7 @@ def run(
     api_key: str | None = None,
     name: str | None = None,
     dtype: str | None = None,
-    device: str | None = None,
+    device: str = "auto",
     chat_template: str | None = None,
     max_waiting: int = 64,
 ) -> int:
@@ -39,7 +39,7 @@ def run(
         api_key: the key that clients must send; GRAINLINE_API_KEY sets it too, out of other users' sight.
         name: what clients call the model; default: its folder's name or hub id.
         dtype: of the weights, such as float32 or bfloat16; default: as stored.
-        device: where to compute, such as cpu or cuda:1; default: a CUDA GPU if there is one.
+        device: where to compute, such as cpu or cuda:1; auto: a GPU if there is one.
         chat_template: a Jinja file, or 'plain' for "role: content" lines; default: the model's own, else plain.
         max_waiting: sequences that may wait for their turn; further requests are answered 429.
     """

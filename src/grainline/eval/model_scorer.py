@@ -86,7 +86,7 @@ class ModelScorer:
             label_BS[b, w.first - 1 - w.start : w.inputs] = torch.tensor(ids[q][w.first : w.stop + 1])
         hidden_BSD = self.model.trunk(ids_BS.to(device)).hidden_BSD
         scored_BS = label_BS != -100
-        nats_N = self._nats(hidden_BSD[scored_BS.to(device)], label_BS[scored_BS].to(device)).double().cpu()
+        nats_N = self._nats(hidden_BSD[scored_BS.to(device)], label_BS[scored_BS].to(device)).cpu().double()
         per_piece_B = [part.sum().item() for part in nats_N.split(scored_BS.sum(1).tolist())]
         return [nats * BITS_PER_NAT for nats in per_piece_B]
 

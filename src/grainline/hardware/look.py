@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from grainline.hardware import processor
+from grainline.hardware.device import torch_build
 from grainline.hardware.figures import Figures, figures
 from grainline.hardware.machine import Accelerator, Machine
 
@@ -41,7 +42,7 @@ def look(measure: bool = True, disk: str | Path = ".", fresh: bool = False) -> M
     )
     if machine.torch is None:
         return machine
-    machine = replace(machine, accelerators=_accelerators(), torch_build=_torch_build())
+    machine = replace(machine, accelerators=_accelerators(), torch_build=torch_build())
     return _with_figures(machine, str(machine.torch), fresh) if measure else machine
 
 
@@ -50,14 +51,6 @@ def _torch_version() -> str | None:
         return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _torch_build() -> str:
-    import torch
-
-    if torch.version.cuda:
-        return f"CUDA {torch.version.cuda}"
-    return "Metal" if torch.backends.mps.is_built() else "CPU"
 
 
 def _accelerators() -> tuple[Accelerator, ...]:

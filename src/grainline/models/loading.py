@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from grainline.documents import GrainlineError, nearest
+from grainline.hardware import choose_device
 from grainline.models.build import build
 from grainline.models.formats.huggingface import DTYPES, load_model
 from grainline.models.locate import load_config, locate
@@ -27,15 +28,18 @@ def load(
 ) -> tuple[Model, Tokenizer]:
     """A model and its tokenizer, from a Hugging Face folder, a training run's folder, or a hub id.
 
-    dtype: of the weights, such as "float32" or torch.bfloat16; None keeps each as stored. device: None is the CPU.
-    Raises GrainlineError for a folder that is incomplete, damaged, or of a model that isn't computed here.
+    dtype: of the weights, such as "float32" or torch.bfloat16; None keeps each as stored. device: such as "cuda:1";
+    "auto" takes a GPU if there is one, None the CPU. Raises GrainlineError for a folder that is incomplete, damaged, or
+    of a model that isn't computed here, and for a device by a name that nothing here has.
     """
     from grainline.data.tokenizer import Tokenizer
 
+    if not isinstance(device, torch.device):
+        device = choose_device(device or "cpu")
     folder = locate(path_or_hub_id)
     chosen = _dtype(dtype)
     tokenizer = Tokenizer.load(folder)
-    model = load_model(folder, chosen, device or "cpu")
+    model = load_model(folder, chosen, device)
     if tokenizer.vocab_size > model.config.vocab_size:  # some folders add a pad token that the model never learned
         text = "%s: the tokenizer has %d tokens, the model only %d; the others can't be used."
         log.warning(text, folder, tokenizer.vocab_size, model.config.vocab_size)

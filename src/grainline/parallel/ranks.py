@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from grainline.documents import GrainlineError
+from grainline.hardware import choose_device
 
 T = TypeVar("T")
 
@@ -93,17 +94,14 @@ def join_ranks(device: str = "auto") -> Ranks:
 
 
 def pick_device(wanted: str, local_rank: int) -> torch.device:
-    """The device of this rank; "auto" takes a GPU where there is one for it."""
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "auto":
-        wanted = "cuda" if gpus else "mps" if torch.backends.mps.is_available() else "cpu"
-    if wanted == "cuda":
-        if local_rank >= gpus:
-            raise GrainlineError(
-                f"Rank {local_rank} of this node has no GPU: {gpus} found. Start one process per GPU, or set "
-                "execution.device = 'cpu'."
-            )
-        return torch.device("cuda", local_rank)
-    if wanted == "mps" and not torch.backends.mps.is_available():
-        raise GrainlineError("execution.device = 'mps', but this machine has no Apple GPU. Set it to 'auto' or 'cpu'.")
-    return torch.device(wanted)
+    """The device of this rank (see `choose_device`); of several CUDA GPUs each rank of a node has its own."""
+    device = choose_device(wanted)
+    if device != "cuda":
+        return torch.device(device)
+    gpus = torch.cuda.device_count()
+    if local_rank >= gpus:
+        raise GrainlineError(
+            f"Rank {local_rank} of this node has no GPU: {gpus} found. Start one process per GPU, or set "
+            "execution.device = 'cpu'."
+        )
+    return torch.device("cuda", local_rank)

@@ -10,7 +10,7 @@ import torch
 
 from grainline.documents import ModelConfig
 from grainline.documents.recipe import Loss, Optimizer
-from grainline.hardware import Machine
+from grainline.hardware import Machine, choose_device
 from grainline.models.build import build
 from grainline.quickstart.budget import MTP_EVERY, SEQUENCE_LENGTH, Speed
 from grainline.train import optim
@@ -25,7 +25,7 @@ WARM_UP, TIMED = 1, 3
 def measure_speed(sparse: ModelConfig, dense: ModelConfig, machine: Machine) -> Speed:
     """Time steps of both models, in the dtype in which the sparse one is faster."""
     torch.set_num_threads(machine.threads)
-    device = machine.accelerators[0].kind if machine.accelerators else "cpu"
+    device = choose_device()
     dtypes: list[Compute] = ["float32"]
     if machine.bfloat16_pays(device):
         dtypes.append("bfloat16")

@@ -24,16 +24,16 @@ def open_model(
     *,
     name: str | None = None,
     dtype: str | None = None,
-    device: str | None = None,
+    device: str = "auto",
     chat_template: str | None = None,
 ) -> Served:
     """Load a model and start its engine.
 
     name: what clients call it; default: its folder's name or hub id. dtype: of the weights, default as stored. device:
-    default a CUDA GPU where there is one. chat_template: a Jinja file, or "plain"; default the model's own, and plain
+    "auto" takes a GPU where there is one. chat_template: a Jinja file, or "plain"; default the model's own, and plain
     where it has none. Raises GrainlineError.
     """
-    loaded, tokenizer = load(model, dtype=dtype, device=device or best_device())
+    loaded, tokenizer = load(model, dtype=dtype, device=device)
     return Served(
         name=name or name_of(model),
         engine=SequentialEngine(loaded),
@@ -42,13 +42,6 @@ def open_model(
         template=choose_template(tokenizer, chat_template),
         stop_ids=frozenset(id for id in (*loaded.config.stop_token_ids, tokenizer.eos_token_id) if id is not None),
     )
-
-
-def best_device() -> str:
-    """A CUDA GPU where there is one, else the CPU."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def name_of(model: str) -> str:

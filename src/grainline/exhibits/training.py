@@ -14,6 +14,9 @@ from typing import Any
 from grainline.documents import Recipe
 from grainline.exhibits.frame import Scale
 
+RESULT = "result.json"
+"""What a run writes last."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -30,13 +33,13 @@ class Run:
 
 
 def trained(recipes: Sequence[Recipe], scale: Scale) -> list[Run]:
-    """Train what isn't yet in the scale's folder, and return all runs in order. Tokenizer and packed text are shared.
+    """Train what hasn't come to its end in the scale's folder yet, and return all runs in order.
 
-    Each run computes on one CPU thread: models this small gain little from more, as many runs as there are cores go on
-    at a time, and figures don't depend on the number of cores.
+    Tokenizer and packed text are shared. Each run computes on one CPU thread: models this small gain little from more,
+    as many runs as there are cores go on at a time, and figures don't depend on the number of cores.
     """
     outs = [scale.folder / _key(recipe) for recipe in recipes]
-    todo = {out: recipe for out, recipe in zip(outs, recipes, strict=True) if not out.exists()}
+    todo = {out: recipe for out, recipe in zip(outs, recipes, strict=True) if not (out / RESULT).is_file()}
     if scale.quick:  # too short to be worth starting processes for
         for out, recipe in todo.items():
             scale.tell(_train(recipe, out))
@@ -72,7 +75,7 @@ def _train(recipe: Recipe, out: Path) -> str:
 def _read(out: Path) -> Run:
     from grainline.train import TrainResult, read_metrics
 
-    result = TrainResult.load(out / "result.json")
+    result = TrainResult.load(out / RESULT)
     assert result is not None
     # Both losses are of the same text, so bits per byte are in proportion to them.
     last = result.validation_bits_per_byte * result.last_validation_loss / result.validation_loss

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -368,6 +369,36 @@ def test_two_runs_in_one_folder(tiny: MakeRecipe, run: Run, tmp_path: Path) -> N
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(GrainlineError, match="another run is at work in this folder"):
             run(tiny(), tmp_path)
+
+
+def test_tensorboard_goes_on_where_the_run_does(
+    tiny: MakeRecipe, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events of steps that are made again are hidden, and --no-resume deletes them all."""
+    opened: list[tuple[str, int]] = []
+
+    class SummaryWriter:
+        def __init__(self, log_dir: str, purge_step: int) -> None:
+            opened.append((log_dir, purge_step))
+            Path(log_dir).mkdir(exist_ok=True)
+            (Path(log_dir) / f"events.{len(opened)}").write_text("")
+
+        def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+            assert global_step >= opened[-1][1]
+
+        def close(self) -> None: ...
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    recipe, folder = tiny(logging={"tensorboard": True}), tmp_path / "tensorboard"
+    with monkeypatch.context() as patch:
+        _stop_at(patch, 6)
+        with pytest.raises(TrainingInterrupted):
+            run(recipe, tmp_path)
+    resumed_from = run(recipe, tmp_path).resumed_from
+    assert resumed_from in (6, 7)
+    assert opened == [(str(folder), 1), (str(folder), resumed_from + 1)]
+    run(recipe, tmp_path, resume=False)
+    assert [path.name for path in folder.iterdir()] == ["events.3"]
 
 
 def test_tensorboard_is_asked_for_by_name(tiny: MakeRecipe, run: Run, tmp_path: Path) -> None:

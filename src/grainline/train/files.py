@@ -122,7 +122,7 @@ class RunFolder:
         """Delete what an earlier run left here, except its data and log."""
         for folder in (self.checkpoints.path, self.best.path, self.window.path, self.guard):
             shutil.rmtree(folder, ignore_errors=True)
-        for folder in (self.model, self.last_model, self.best_model):
+        for folder in (self.model, self.last_model, self.best_model, self.tensorboard):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.metrics, self.run, self.recipe, self.plan, self.result):
             file.unlink(missing_ok=True)

@@ -46,8 +46,11 @@ class TensorBoard(Protocol):
     def close(self) -> None: ...
 
 
-def open_tensorboard(folder: Path) -> TensorBoard:
-    """A TensorBoard writer; raises GrainlineError where TensorBoard isn't installed."""
+def open_tensorboard(folder: Path, resumed_at: int) -> TensorBoard:
+    """A TensorBoard writer; what an earlier start wrote of later steps than `resumed_at` is hidden.
+
+    Raises GrainlineError where TensorBoard isn't installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -55,7 +58,7 @@ def open_tensorboard(folder: Path) -> TensorBoard:
             "logging.tensorboard is on, but TensorBoard isn't installed. "
             "Install it: python -m pip install 'grainline[tensorboard]'"
         ) from None
-    writer: TensorBoard = SummaryWriter(str(folder))
+    writer: TensorBoard = SummaryWriter(str(folder), purge_step=resumed_at + 1)
     return writer
 
 

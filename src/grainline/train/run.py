@@ -105,6 +105,7 @@ def _train(
     report.say(_intention(setup, decision, config, corpus, resumed_from))
     writer = CheckpointWriter()
     stack.callback(writer.close)
+    wants_board = ranks.is_first and recipe.logging.tensorboard
     loop = Loop(
         setup=setup,
         state=state,
@@ -113,7 +114,7 @@ def _train(
         writer=writer,
         report=report,
         metrics=MetricsLog(files.metrics, state.step) if ranks.is_first else None,
-        board=open_tensorboard(files.tensorboard) if ranks.is_first and recipe.logging.tensorboard else None,
+        board=open_tensorboard(files.tensorboard, state.step) if wants_board else None,
         stop=stack.enter_context(StopRequest(announce=ranks.is_first)),
     )
     stack.callback(loop.close)

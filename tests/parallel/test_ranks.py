@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -61,3 +67,25 @@ def test_plans_are_refused_by_the_feature(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(Plan, "features", ("FSDP", "pipeline parallelism"))
     with pytest.raises(GrainlineError, match=r"asks for pipeline parallelism, which this release"):
         refuse_unsupported(later, Ranks(CPU, 0, 2))
+
+
+@pytest.mark.multiprocess
+def test_ranks_wait_for_the_first_one_but_not_for_one_that_hangs() -> None:
+    """The first rank may pack text for hours, while a collective that a rank never joins is given up."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    worker = [sys.executable, str(Path(__file__).parent / "patience.py")]
+    started = [
+        subprocess.Popen(
+            worker,
+            env=os.environ | address | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=120) for process in started]
+    assert said[0][0].splitlines()[:1] == said[1][0].splitlines()[:1] == ["made"], said
+    assert said[1][0].splitlines()[1:] == ["timed out"], said

@@ -2,12 +2,13 @@
 
 from grainline.documents.base import Document, Part, override, read_tables, write_atomically
 from grainline.documents.cluster import Cluster
-from grainline.documents.errors import DocumentError, GrainlineError, nearest
+from grainline.documents.errors import AlreadyTold, DocumentError, GrainlineError, nearest
 from grainline.documents.model_config import Attention, ModelConfig, Moe, Rope
 from grainline.documents.plan import Plan
 from grainline.documents.recipe import Recipe
 
 __all__ = [
+    "AlreadyTold",
     "Attention",
     "Cluster",
     "Document",

@@ -11,6 +11,10 @@ class GrainlineError(Exception):
     """Something a person can mend. The command line prints its message without a traceback and exits with 2."""
 
 
+class AlreadyTold(GrainlineError):
+    """What another process of the same run met, and tells of: the command line says nothing more about it."""
+
+
 class DocumentError(GrainlineError):
     """A document that can't be read or doesn't hold: every problem with its key, and the nearest right key."""
 

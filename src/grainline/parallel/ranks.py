@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from grainline.documents import GrainlineError
+from grainline.documents import AlreadyTold, GrainlineError
 from grainline.hardware import choose_device
 
 T = TypeVar("T")
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+"""A collective that some rank hasn't joined by then ends the run: steps take seconds, compiling them minutes."""
+
+PATIENCE = timedelta(hours=12)
+"""How long ranks wait while the first one works for all: it may pack a large corpus, or write large models."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     local_world: int = 1
+    patient: dist.ProcessGroup | None = None  # all ranks, waiting for the first one
 
     @property
     def is_first(self) -> bool:
@@ -45,7 +54,7 @@ class Ranks:
     def on_first(self, make: Callable[[], T]) -> T:
         """Let the first rank make a value (small, of plain types), and give it to all.
 
-        If that fails, every rank raises: the first one what it met, the others GrainlineError with its message.
+        If that fails, every rank raises: the first one what it met, the others AlreadyTold with its message.
         """
         if self.world == 1:
             return make()
@@ -56,18 +65,18 @@ class Ranks:
                 box[0] = make()
             except Exception as error:
                 failure, box[1] = error, str(error)
-        dist.broadcast_object_list(box)
+        dist.broadcast_object_list(box, group=self.patient)
         if failure is not None:
             raise failure
         if box[1] is not None:
-            raise GrainlineError(box[1])
+            raise AlreadyTold(box[1])
         value: T = box[0]
         return value
 
     def barrier(self) -> None:
         """Wait for all."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(group=self.patient)
 
 
 def join_ranks(device: str = "auto") -> Ranks:
@@ -87,10 +96,17 @@ def join_ranks(device: str = "auto") -> Ranks:
         torch.cuda.set_device(chosen)
     if not dist.is_initialized():
         # Objects and checkpoints travel between CPUs, whatever the tensors do.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backends, timeout=COLLECTIVE_TIMEOUT)
         # Not sooner: a group left and joined again would meet the addresses of the first one.
         atexit.register(dist.destroy_process_group)
-    return Ranks(chosen, dist.get_rank(), world, local_world)
+    return Ranks(chosen, dist.get_rank(), world, local_world, _patient_group())
+
+
+@functools.cache
+def _patient_group() -> dist.ProcessGroup:
+    """One for the process, however many runs it makes."""
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def pick_device(wanted: str, local_rank: int) -> torch.device:

@@ -146,7 +146,7 @@ def _resumed(setup: Setup, files: RunFolder, report: Reporter) -> tuple[Training
     if ranks.is_first:
         for folder in (files.checkpoints, files.best, files.window):
             folder.clear_partial()
-    checkpoint = newest(files.checkpoints, report.say)
+    checkpoint = ranks.on_first(lambda: newest(files.checkpoints, report.say))
     step = 0
     state, guard = TrainingState(), Guard(recipe.guard)
     if checkpoint is not None:

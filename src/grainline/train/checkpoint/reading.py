@@ -23,33 +23,21 @@ from grainline.train.checkpoint.storage import Reader, open_tensors, read_metada
 
 
 def newest(folder: CheckpointFolder, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint that is whole, or None if there never was one.
+    """The newest checkpoint that is whole, or None if there never was one. For the first rank alone.
 
-    Each damaged one on the way is named through `say`. Raises CheckpointError if all are damaged. With several ranks
-    the first one looks and the others follow.
+    Each damaged one on the way is named through `say`. Raises CheckpointError if all are damaged.
     """
-    answer: list[Any] = [None]
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        answer = [_look(folder)]
-    if dist.is_initialized():
-        dist.broadcast_object_list(answer)
-    found, problems = answer[0]
-    for problem in problems:
-        say(f"Checkpoint not used: {problem}")
-    if found is None and problems:
-        raise CheckpointError(f"{folder.path}: no checkpoint is whole. {problems[0]} Remove the folder to start anew.")
-    return None if found is None else Path(found)
-
-
-def _look(folder: CheckpointFolder) -> tuple[str | None, list[str]]:
-    problems: list[str] = []
+    problems = []
     for step in reversed(folder.steps()):
         try:
             verify(folder.at(step))
-            return str(folder.at(step)), problems
+            return folder.at(step)
         except CheckpointError as error:
             problems.append(str(error))
-    return None, problems
+            say(f"Checkpoint not used: {error}")
+    if problems:
+        raise CheckpointError(f"{folder.path}: no checkpoint is whole. {problems[0]} Remove the folder to start anew.")
+    return None
 
 
 def load(checkpoint: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def _scorer(model: str, endpoint: str | None, window: int | None, device: str) -
 
 
 def _score(scorer: Scorer, documents: list[TextDocument]) -> Scores:
-    from grainline.cli.progress import counted
+    from grainline._progress import counted
     from grainline.eval.bits_per_byte import score_documents
 
     with counted("scoring documents", len(documents)) as more:
@@ -106,7 +106,7 @@ def _score(scorer: Scorer, documents: list[TextDocument]) -> Scores:
 
 
 def _run(scorer: Scorer, task: EvalTask) -> TaskResult:
-    from grainline.cli.progress import counted
+    from grainline._progress import counted
 
     with counted(f"task {task.name}", task.size) as more:
         return task.run(scorer, more)

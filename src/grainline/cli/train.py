@@ -75,8 +75,8 @@ def _print_dry_run(found: DryRun, json: bool) -> None:
 def _table(found: DryRun) -> Table:
     from rich.table import Table
 
+    from grainline._progress import duration
     from grainline.train.estimate import UTILISATION
-    from grainline.train.progress import duration
 
     need, execution = found.estimate, found.plan.execution
     table = Table(show_header=False, box=None, pad_edge=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -14,9 +13,8 @@ from typing import Any, Self
 import httpx
 
 from grainline.documents import GrainlineError
-from grainline.eval.likelihood import Likelihood, Query
+from grainline.eval.likelihood import BITS_PER_NAT, Likelihood, Query
 
-BITS_PER_NAT = 1 / math.log(2)
 ATTEMPTS = 3
 DEFAULT_WINDOW = 4000  # characters: about 1,000 tokens of English
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+BITS_PER_NAT = 1 / math.log(2)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from grainline.documents import GrainlineError
-from grainline.eval.likelihood import Likelihood, Query
+from grainline.eval.likelihood import BITS_PER_NAT, Likelihood, Query
 from grainline.eval.windows import Window, windows
 
 if TYPE_CHECKING:
     from grainline.data.tokenizer import Tokenizer
     from grainline.models.model import Model
 
-BITS_PER_NAT = 1.4426950408889634
 LOGIT_ELEMENTS = 1 << 22  # logits made at a time: [rows, V]
 
 Piece = tuple[int, Window]  # which query, and which part of it

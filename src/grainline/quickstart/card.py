@@ -6,10 +6,11 @@ import json
 import re
 from pathlib import Path
 
+from grainline._progress import duration
 from grainline.quickstart.facts import read_evaluation, read_outline
 from grainline.quickstart.report import corpus_table, learned, part_table, size_table
 from grainline.quickstart.verdict import device, verdict
-from grainline.quickstart.words import count, duration, printable
+from grainline.quickstart.words import count, printable
 
 
 def model_card(folder: str | Path, name: str | None = None) -> str:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from grainline._progress import duration
 from grainline.quickstart.facts import MODELS, Evaluation, Facts, read_facts
 from grainline.quickstart.loads import has_loads, load_legend, load_panels
 from grainline.quickstart.plot import LIGHT, Drawing, Panel, Point, Scale, fit, mark, n, spread, text
 from grainline.quickstart.verdict import device, verdict
-from grainline.quickstart.words import bits, count, duration, percent
+from grainline.quickstart.words import bits, count, percent
 
 Metrics = list[dict[str, Any]]
 

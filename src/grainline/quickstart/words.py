@@ -47,19 +47,6 @@ def size(byte_count: float) -> str:
     return f"{byte_count:.0f} bytes"
 
 
-def duration(seconds: float) -> str:
-    """0.4 s, 38 s, 4 min 52 s, 1 h 05 min."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def bits(value: float | None) -> str:
     """Bits per byte to three places; a dash where there is none."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"

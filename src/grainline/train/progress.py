@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-PLAIN_SECONDS = 5.0
+from grainline._progress import PLAIN_SECONDS, duration
 
 
 class Reporter:
@@ -91,13 +91,5 @@ def describe(line: dict[str, Any], seconds_left: float) -> str:
         parts.append(f"MFU {line['mfu']:.0%}")
     if line.get("imbalance"):
         parts.append(f"imbalance {max(line['imbalance']):.2f}")
-    parts.append(f"{duration(seconds_left)} left")
+    parts.append(f"{duration(round(seconds_left))} left")
     return "  ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """``2 h 05 min``, ``3 min 10 s`` or ``12 s``."""
-    whole = max(0, round(seconds))
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from grainline.cli import main
 from grainline.documents import GrainlineError, Recipe
 from grainline.models.count import flops_per_token
 from grainline.models.dial import config_for_depth, dense_twin
@@ -52,8 +53,20 @@ def test_recipes_of_both_models_differ_in_the_model_alone():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"minutes": 0.5}, "at least 1 minute"), ({"depth": 0}, "between 1 and 64"), ({"text": ()}, "at least one file")],
+    [
+        ({"minutes": 0.01}, "between 0.1 and 100,000"),
+        ({"minutes": float("inf")}, "--minutes inf"),
+        ({"minutes": float("nan")}, "--minutes nan"),
+        ({"depth": 0}, "between 1 and 64"),
+        ({"text": ()}, "at least one file"),
+    ],
 )
 def test_dials_out_of_range_are_refused(options, message):
     with pytest.raises(GrainlineError, match=message):
         Options(**options)
+
+
+@pytest.mark.parametrize("minutes", ["0.5", "inf", "nan", "1e300"])
+def test_the_command_line_takes_a_minute_at_least_and_no_endless_time(minutes, capsys):
+    assert main(["quickstart", "--minutes", minutes]) == 2
+    assert "must be a number between 1 and 100,000" in capsys.readouterr().err

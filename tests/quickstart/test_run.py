@@ -2,12 +2,18 @@
 
 import json
 import random
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import grainline as gl
+from grainline.data.tokenizer import Tokenizer
 from grainline.documents import GrainlineError
+from grainline.models.build import build
+from grainline.models.dial import dense_twin
+from grainline.models.loading import load
 from grainline.quickstart import run as quickstart_run
 from grainline.quickstart import stages
 from grainline.quickstart.budget import Speed
@@ -34,7 +40,7 @@ def _slow_machine(monkeypatch):
 
 
 def test_stopped_anywhere_it_goes_on_and_ends_with_everything(options, tmp_path, monkeypatch):
-    out, done = tmp_path / "run", []
+    out, done, said = tmp_path / "run", [], []
 
     def stopping(stage):
         def do(run):
@@ -48,9 +54,13 @@ def test_stopped_anywhere_it_goes_on_and_ends_with_everything(options, tmp_path,
     monkeypatch.setattr(quickstart_run, "STAGES", tuple(map(stopping, quickstart_run.STAGES)))
     for _ in range(len(quickstart_run.STAGES) - 1):
         with pytest.raises(KeyboardInterrupt):
-            quickstart_run.quickstart(options, out, say=lambda _: None)
-    report = quickstart_run.quickstart(options, out, say=lambda _: None)
+            quickstart_run.quickstart(options, out, say=said.append)
+    report = quickstart_run.quickstart(options, out, say=said.append)
     assert all(done.count(stage.name) <= 2 for stage in quickstart_run.STAGES)
+
+    announced = list(dict.fromkeys(line for line in said if line[:1].isdigit()))
+    assert announced == [f"{i}/7 {stage.name}" for i, stage in enumerate(quickstart_run.STAGES, 1)]
+    assert any("extrapolated at" in line for line in said)
 
     folder = QuickstartFolder(out)
     facts, found = json.loads(folder.facts.read_text()), json.loads(folder.evaluation.read_text())
@@ -89,6 +99,48 @@ def test_training_text_is_what_the_model_read(options, tmp_path):
     assert read > 0
     assert 0 < len(text) <= run.facts["budget"]["training_bytes"]
     assert text[500:520].decode() in whole
+
+
+def test_evaluation_and_samples_are_counted_and_take_the_gpu_if_there_is_one(options, tmp_path, monkeypatch):
+    run = stages.Run(options, QuickstartFolder(tmp_path / "run"), {}, lambda _: None)
+    for stage in (stages.see_machine, stages.make_tokenizer, stages.divide_time):
+        stage(run)
+    for config, folder in ((run.sparse, run.folder), (dense_twin(run.sparse), QuickstartFolder(run.folder.dense))):
+        build(config).save(folder.model, Tokenizer.load(run.folder.tokenizer))
+    devices, counts = [], {}
+
+    def load_on(path, **where):
+        devices.append(where.get("device"))
+        return load(path, **where)
+
+    @contextmanager
+    def counted(label, total, quiet):
+        counts[label] = 0
+
+        def more(count):
+            counts[label] += count
+
+        yield more
+        assert counts[label] == total
+
+    monkeypatch.setattr(stages, "load", load_on)
+    monkeypatch.setattr(stages, "counted", counted)
+    stages.evaluate(run)
+    stages.write_samples(run)
+    assert devices == ["auto"] * 3
+    assert [name.split()[-1] for name in counts] == ["documents", "documents", "samples"]
+    assert all(counts.values())
+    samples = json.loads(run.folder.samples.read_text())
+    assert [sample["part"] for sample in samples] == ["fables", "hymns"]
+    assert [sample["seed"] for sample in samples] == [3, 4]
+
+
+def test_too_little_time_still_leaves_text_to_hold_out(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "measure_speed", lambda *_: Speed(1e6, 1e6, 4096, "float32"))
+    run = stages.Run(replace(options, minutes=0.1), QuickstartFolder(tmp_path / "run"), {}, lambda _: None)
+    for stage in (stages.see_machine, stages.make_tokenizer, stages.divide_time):
+        stage(run)
+    assert {row["part"] for row in run.facts["corpus"] if row["split"] == "valid"} == {"fables", "hymns"}
 
 
 def test_a_folder_of_something_else_is_left_alone(options, tmp_path):

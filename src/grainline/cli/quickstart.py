@@ -5,6 +5,8 @@ from __future__ import annotations
 import json as json_module
 from pathlib import Path
 
+from grainline.documents import GrainlineError
+
 
 def run(
     *,
@@ -33,10 +35,12 @@ def run(
         fresh: begin anew, deleting what an earlier quickstart left in the folder
         json: print one JSON object with the figures and paths, and only that, on standard output
     """
-    from grainline.quickstart.options import Options, QuickstartFolder
+    from grainline.quickstart.options import MOST_MINUTES, Options, QuickstartFolder
     from grainline.quickstart.report import summary
     from grainline.quickstart.run import quickstart
 
+    if not 1 <= minutes <= MOST_MINUTES:  # nan is neither
+        raise GrainlineError(f"--minutes {minutes:g}: must be a number between 1 and {MOST_MINUTES:,.0f}.")
     report = quickstart(Options(minutes, depth, text, seed), out, fresh=fresh)
     if json:
         evaluation = json_module.loads(QuickstartFolder(out).evaluation.read_text(encoding="utf-8"))

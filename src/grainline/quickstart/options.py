@@ -9,6 +9,9 @@ from typing import Any
 from grainline.documents import GrainlineError
 from grainline.train.corpus import PACKED
 
+LEAST_MINUTES, MOST_MINUTES = 0.1, 100_000.0
+"""The least is less than the command line takes: an exhibit's quick run is a whole quickstart in half a minute."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -20,8 +23,9 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.minutes >= 1:
-            raise GrainlineError(f"--minutes {self.minutes:g}: the quickstart needs at least 1 minute.")
+        if not LEAST_MINUTES <= self.minutes <= MOST_MINUTES:  # nan is neither
+            bounds = f"{LEAST_MINUTES:g} and {MOST_MINUTES:,.0f}"
+            raise GrainlineError(f"--minutes {self.minutes:g}: must be a number of minutes between {bounds}.")
         if self.depth is not None and not 1 <= self.depth <= 64:
             raise GrainlineError(f"--depth {self.depth}: must be between 1 and 64 layers.")
         if not self.text:

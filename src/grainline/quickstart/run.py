@@ -46,8 +46,9 @@ def quickstart(
 ) -> Path:
     """Do what is left to do in `out`, and return the report's path.
 
-    A stopped quickstart goes on where it was, also after kill -9. `fresh` begins anew; `quiet` hides how training goes.
-    Raises GrainlineError if `out` holds a quickstart with other options, or something else.
+    A stopped quickstart goes on where it was, also after kill -9. `fresh` begins anew; `say` gets a line for each stage
+    and what it found; `quiet` hides how far a stage is. Raises GrainlineError if `out` holds a quickstart with other
+    options, or something else.
     """
     say = say or (lambda text: print(text, file=sys.stderr, flush=True))
     folder = QuickstartFolder(out)
@@ -55,9 +56,10 @@ def quickstart(
     done = {timing["stage"] for timing in _timings(run)}
     if done:
         say(f"Going on in {out}: {len(done)} of {len(STAGES)} stages are done.")
-    for stage in STAGES:
+    for number, stage in enumerate(STAGES, 1):
         if stage.name in done:
             continue
+        say(f"{number}/{len(STAGES)} {stage.name}")
         start = time.perf_counter()
         try:
             stage.do(run)

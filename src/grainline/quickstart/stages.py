@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
+from grainline._progress import counted
 from grainline.data.dataset import TokenDataset
 from grainline.data.files import find_text
 from grainline.data.pack import pack
 from grainline.data.packed import Packed, validation_documents
-from grainline.data.readers import read_text
+from grainline.data.readers import TextDocument, read_text
 from grainline.data.tokenizer import Tokenizer, train_tokenizer
 from grainline.documents import ModelConfig, write_atomically
 from grainline.eval.baselines.compare import ngram_scores, xz_scores
@@ -24,6 +26,7 @@ from grainline.models.count import parameters
 from grainline.models.dial import config_for_depth, dense_twin
 from grainline.models.generate import Sampling, generate
 from grainline.models.loading import load
+from grainline.plan.scaling_laws import is_fitted
 from grainline.quickstart.budget import (
     SEQUENCE_LENGTH,
     VALIDATION_FRACTION,
@@ -37,6 +40,7 @@ from grainline.quickstart.options import Options, QuickstartFolder
 from grainline.quickstart.speed import measure_speed
 from grainline.train.run import train
 
+LEAST_BYTES = 1 << 20  # of text to pack, however little will be read: some documents of it are held out
 SAMPLE_TOKENS, PROMPT_TOKENS, MOST_SAMPLES = 100, 24, 6
 LABELS = {"sparse": "sparse", "dense": "dense, same active size", "n-gram": "n-gram, order 5", "xz": "xz -9"}
 
@@ -49,12 +53,16 @@ class Run:
     folder: QuickstartFolder
     facts: dict[str, Any]
     say: Callable[[str], None]
-    quiet: bool = False  # no progress of the training runs
+    quiet: bool = False  # no progress within a stage
 
     def know(self, **facts: Any) -> None:
         """Add facts and keep them on disk."""
         self.facts |= facts
         write_json(self.folder.facts, self.facts)
+
+    def counted(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Progress of counted work; see `grainline._progress.counted`."""
+        return counted(label, total, quiet=self.quiet)
 
     @property
     def seconds_spent(self) -> float:
@@ -105,7 +113,8 @@ def divide_time(run: Run) -> None:
     speed = measure_speed(config, dense_twin(config), look(disk=run.folder.out))
     budget = plan_budget(config, run.facts["depth"], speed, run.options.minutes * 60 - run.seconds_spent)
     found = find_text(run.options.text)
-    max_bytes = int(budget.tokens * bytes_per_token(tokenizer, run.options.text) / (1 - VALIDATION_FRACTION))
+    wanted_bytes = int(budget.tokens * bytes_per_token(tokenizer, run.options.text) / (1 - VALIDATION_FRACTION))
+    max_bytes = max(LEAST_BYTES, wanted_bytes)
     packed = pack(found, tokenizer, run.folder.packed, validation_fraction=VALIDATION_FRACTION, max_bytes=max_bytes)
     dataset = TokenDataset.open(
         packed.folder, "train", SEQUENCE_LENGTH, batch_sequences=budget.batch_tokens // SEQUENCE_LENGTH
@@ -121,10 +130,12 @@ def divide_time(run: Run) -> None:
         models={name: asdict(parameters(c)) for name, c in (("sparse", config), ("dense", dense_twin(config)))},
         licences=_licences(run.options.text),
     )
+    flops = budget.tokens * budget.flops_per_token
     run.say(
         f"Text: {packed.bytes('train') / 1e6:.1f} MB to learn from in {packed.documents('train'):,} documents, "
         f"{packed.bytes('valid') / 1e3:.0f} kB held out. {budget.steps:,} steps of {budget.batch_tokens:,} tokens for "
-        f"each model, {budget.seconds_per_step:.2f} s a step, in {budget.compute}."
+        f"each model, {budget.seconds_per_step:.2f} s a step, in {budget.compute}. Batch and rate: the Ling laws"
+        f"{'' if is_fitted(flops) else ', extrapolated'} at {flops:.1e} FLOPs."
     )
 
 
@@ -135,7 +146,6 @@ def train_sparse(run: Run) -> None:
 
 def train_dense(run: Run) -> None:
     """The same steps over the same tokens with a dense model of the same active parameters."""
-    run.say("The dense baseline, over the same tokens:")
     _train(run, dense_twin(run.sparse), QuickstartFolder(run.folder.dense))
 
 
@@ -144,10 +154,12 @@ def evaluate(run: Run) -> None:
     held_out = list(validation_documents(run.folder.packed))
     scores: dict[str, Scores] = {}
     for name, path in (("sparse", run.folder.model), ("dense", QuickstartFolder(run.folder.dense).model)):
-        model, tokenizer = load(path)
+        model, tokenizer = load(path, device="auto")
         model.eval()
-        scores[name] = bits_per_byte(model, tokenizer, held_out)
+        with run.counted(f"the {name} model on held-out documents", len(held_out)) as more:
+            scores[name] = bits_per_byte(model, tokenizer, held_out, progress=more)
     text = [training_text(run)]
+    run.say(f"An n-gram model and xz learn the same {len(text[0]) / 1e6:.1f} MB.")
     scores["n-gram"], scores["xz"] = ngram_scores(text, held_out), xz_scores(text, held_out)
     parts = [part.part for part in scores["sparse"].parts]
     found = {
@@ -161,24 +173,27 @@ def evaluate(run: Run) -> None:
 
 def write_samples(run: Run) -> None:
     """Let the model go on from the beginning of held-out documents, one of each part."""
-    model, tokenizer = load(run.folder.model)
+    model, tokenizer = load(run.folder.model, device="auto")
     model.eval()
-    samples: list[dict[str, Any]] = []
+    firsts: dict[str, TextDocument] = {}  # by part
     for document in validation_documents(run.folder.packed):
-        if len(samples) == MOST_SAMPLES or document.part in {s["part"] for s in samples}:
-            continue
-        prompt = tokenizer.encode(document.text[:2000])[:PROMPT_TOKENS]
-        seed = run.options.seed + len(samples)
-        tokens = generate(
-            model,
-            [tokenizer.separator_id, *prompt],
-            max_new_tokens=SAMPLE_TOKENS,
-            sampling=Sampling(temperature=0.7, top_p=0.9),
-            stop_ids=model.config.stop_token_ids,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        text = tokenizer.decode([token.id for token in tokens])
-        samples.append({"prompt": tokenizer.decode(prompt), "text": text, "part": document.part, "seed": seed})
+        firsts.setdefault(document.part, document)
+    chosen = list(firsts.values())[:MOST_SAMPLES]
+    samples: list[dict[str, Any]] = []
+    with run.counted("samples", len(chosen)) as more:
+        for seed, document in enumerate(chosen, run.options.seed):
+            prompt = tokenizer.encode(document.text[:2000])[:PROMPT_TOKENS]
+            tokens = generate(
+                model,
+                [tokenizer.separator_id, *prompt],
+                max_new_tokens=SAMPLE_TOKENS,
+                sampling=Sampling(temperature=0.7, top_p=0.9),
+                stop_ids=model.config.stop_token_ids,
+                generator=torch.Generator(model.device).manual_seed(seed),
+            )
+            text = tokenizer.decode([token.id for token in tokens])
+            samples.append({"prompt": tokenizer.decode(prompt), "text": text, "part": document.part, "seed": seed})
+            more(1)
     write_json(run.folder.samples, samples)
 
 

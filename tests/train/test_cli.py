@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from grainline.cli import main
-from grainline.documents import Plan, Recipe
-from grainline.models import formats
-from grainline.train.forecast import foreseen_config
+from grainline.data import Tokenizer
+from grainline.documents import GrainlineError, Plan, Recipe
+from grainline.models import loading
+from grainline.models.build import build
+from grainline.models.dial import config_for_depth
+from grainline.train import corpus, dry_run, train
+from grainline.train.foresee import foreseen_model
 
 MakeRecipe = Callable[..., Recipe]
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.toml"))
@@ -90,9 +95,79 @@ def test_mistakes_are_answered(
     assert message in capsys.readouterr().err
 
 
+@pytest.fixture
+def nothing_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*arguments: object, **options: object) -> None:
+        raise AssertionError("text or weights were read")
+
+    monkeypatch.setattr(corpus, "find_text", read)
+    monkeypatch.setattr(loading, "load_model", read)
+
+
+TOO_FEW_TOKENS = "tokenizer has 300 tokens, the model's vocab_size is 280"
+TOO_SHORT = "sequence_length is 32, but the model's max_positions is 16"
+
+
+@pytest.mark.usefixtures("nothing_read")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 280}, TOO_FEW_TOKENS),
+        ({"max_positions": 16}, TOO_SHORT),
+        ({"family": "llama"}, "family 'llama' can't say"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_before_text_is_read(
+    tiny: MakeRecipe, one_thread: Plan, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    """By the dry run and by the run itself, which then deletes nothing either."""
+    config = config_for_depth(2, 300, 32).tables() | changes
+    recipe = tiny(model={"depth": None, "config": config})
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("")
+    with pytest.raises(GrainlineError, match=message):
+        dry_run(recipe, one_thread, out=tmp_path)
+    with pytest.raises(GrainlineError, match=message):
+        train(recipe, one_thread, out=tmp_path, resume=False)
+    assert metrics.exists()
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"vocab_size": 280}, TOO_FEW_TOKENS), ({}, TOO_SHORT)])
+def test_so_is_a_pretrained_one_before_its_weights_are(
+    tiny: MakeRecipe,
+    one_thread: Plan,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    message: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    tokenizer = Tokenizer.train(["abc " * 200], 300)
+    assert tokenizer.vocab_size < 280
+    build(config_for_depth(2, 300, 16).model_copy(update=changes)).save(tmp_path / "model", tokenizer)
+    Tokenizer.train(["".join(map(chr, range(0x4E00, 0x4E00 + 3000)))], 300).save(tmp_path / "large")
+    data = {"tokenizer": str(tmp_path / "large")} if changes else {}
+    recipe = tiny(model={"depth": None, "pretrained": str(tmp_path / "model")}, data=data)
+    request.getfixturevalue("nothing_read")
+    for start in (dry_run, train):
+        with pytest.raises(GrainlineError, match=message):
+            start(recipe, one_thread, out=tmp_path / "run")
+
+
+@pytest.mark.usefixtures("nothing_read")
+@pytest.mark.parametrize(
+    ("batch_tokens", "message"), [(32, "1 sequences can't be shared by 2 ranks"), (96, "that 2 ranks share evenly")]
+)
+def test_a_batch_that_its_ranks_cannot_share_is_refused_by_the_dry_run(
+    tiny: MakeRecipe, tmp_path: Path, batch_tokens: int, message: str
+) -> None:
+    plan = Plan.parse({"layout": {"data_parallel": 2, "shard": "full"}})
+    with pytest.raises(GrainlineError, match=message):
+        dry_run(tiny(training={"batch_tokens": batch_tokens}), plan, out=tmp_path)
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_the_example_recipes_can_be_run(path: Path) -> None:
     recipe = Recipe.load(path)
     if recipe.model.pretrained is None:
-        formats.config_to_hf(foreseen_config(recipe))
+        assert foreseen_model(recipe).max_positions >= recipe.data.sequence_length
     assert f"grainline train examples/recipes/{path.name}" in path.read_text()

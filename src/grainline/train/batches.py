@@ -8,10 +8,32 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from grainline.documents import GrainlineError, Plan, Recipe
 from grainline.parallel.ranks import Ranks
 
 if TYPE_CHECKING:
     from grainline.data.dataset import TokenDataset
+
+
+def is_sharded(plan: Plan, ranks: Ranks) -> bool:
+    """Whether ranks hold shares of the model, and so must run equally many passes."""
+    return plan.layout.shard == "full" and ranks.world > 1
+
+
+def check_shares(recipe: Recipe, plan: Plan, ranks: Ranks) -> None:
+    """Raise GrainlineError if the ranks can't share a batch."""
+    sequences = recipe.batch_sequences
+    if sequences < ranks.world:
+        raise GrainlineError(
+            f"A batch of {sequences} sequences can't be shared by {ranks.world} ranks. Raise training.batch_tokens to "
+            f"{ranks.world * recipe.data.sequence_length} or more, or start fewer processes."
+        )
+    if is_sharded(plan, ranks) and sequences % ranks.world:
+        raise GrainlineError(
+            f"layout.shard = 'full' needs batches that {ranks.world} ranks share evenly; training.batch_tokens "
+            f"{recipe.training.batch_tokens} makes {sequences} sequences. Take a multiple of "
+            f"{ranks.world * recipe.data.sequence_length}."
+        )
 
 
 def share_of_step(step: int, batch_sequences: int, ranks: Ranks) -> range:

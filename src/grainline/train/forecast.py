@@ -9,15 +9,15 @@ from typing import Any
 
 from grainline.documents import ModelConfig, Plan, Recipe
 from grainline.hardware import look
-from grainline.models import formats
-from grainline.models.dial import config_for_depth
-from grainline.parallel import Ranks
+from grainline.parallel import Ranks, refuse_unsupported
 from grainline.parallel.ranks import pick_device
+from grainline.train.batches import check_shares
 from grainline.train.corpus import foreseen_bytes
 from grainline.train.decide import Decision, decide, estimate_run, free_memory_bytes
 from grainline.train.documents import read_plan, read_recipe
 from grainline.train.estimate import Estimate
 from grainline.train.files import RunFolder
+from grainline.train.foresee import foreseen_model
 from grainline.train.speed import PASSES, measured_tokens_per_second
 
 LONGEST_SECONDS = 10.0
@@ -75,14 +75,16 @@ def dry_run(
 
     The ranks are those that the plan says (one without a plan), all on this machine. With `measure` a few passes are
     timed, if they fit into memory and take no more than a moment; otherwise time is FLOPs over a share of the measured
-    matmul rate.
+    matmul rate. Raises GrainlineError for what `train` would refuse before it reads the text.
     """
     recipe, plan = read_recipe(recipe, overrides), read_plan(plan)
     files = RunFolder(Path(out), recipe.checkpoint.keep)
     world = plan.layout.data_parallel
     ranks = Ranks(pick_device(plan.execution.device, 0), 0, world, world)
+    refuse_unsupported(plan, ranks)
+    check_shares(recipe, plan, ranks)
+    config = foreseen_model(recipe)
     machine = look(disk=files.out)
-    config = foreseen_config(recipe)
     decision = decide(recipe, plan, config, machine, ranks, files.read_run())
     data_bytes = foreseen_bytes(recipe, Path(data) if data else files.data)
     found = estimate_run(recipe, config, decision, machine, ranks, data_bytes)
@@ -107,18 +109,3 @@ def _is_quick(found: Estimate, recipe: Recipe, decision: Decision) -> bool:
         return found.parameters * decision.micro_batch_sequences * recipe.data.sequence_length < 1e12
     tokens = (PASSES + 1) * decision.micro_batch_sequences * recipe.data.sequence_length
     return tokens / found.tokens_per_second < LONGEST_SECONDS
-
-
-def foreseen_config(recipe: Recipe) -> ModelConfig:
-    """The model that the recipe will train, its vocabulary as large as was asked for; reads no weights."""
-    choice = recipe.model
-    if choice.pretrained is not None:
-        from grainline.models.loading import load_config
-
-        return load_config(choice.pretrained)
-    if choice.depth is not None:
-        return config_for_depth(choice.depth, recipe.data.vocab_size, recipe.data.sequence_length)
-    config = ModelConfig.load(choice.config_file) if choice.config_file is not None else choice.config
-    assert config is not None
-    formats.config_to_hf(config)
-    return config

@@ -11,16 +11,17 @@ import torch
 
 from grainline.documents import ModelConfig, Plan, Recipe
 from grainline.hardware import Machine, look
-from grainline.models import formats
 from grainline.models.count import parameters
 from grainline.models.model import Model
 from grainline.parallel import Ranks, join_ranks, refuse_unsupported
+from grainline.train.batches import check_shares
 from grainline.train.checkpoint import CheckpointWriter, load, newest
 from grainline.train.corpus import Corpus, prepare
 from grainline.train.decide import Decision, decide, peak_flops
 from grainline.train.documents import read_plan, read_recipe
 from grainline.train.files import RunFolder, write_down
 from grainline.train.finish import finish
+from grainline.train.foresee import foreseen_model
 from grainline.train.guard import Guard
 from grainline.train.loop import Loop
 from grainline.train.metrics import MetricsLog, open_tensorboard
@@ -56,8 +57,7 @@ def train(
     files = RunFolder(Path(out), recipe.checkpoint.keep)
     ranks = join_ranks(plan.execution.device)
     with ExitStack() as stack:
-        refuse_unsupported(plan, ranks)
-        done = ranks.on_first(lambda: _claim(files, recipe, resume, stack))
+        done = ranks.on_first(lambda: _claim(files, recipe, plan, ranks, resume, stack))
         if done is not None:
             return done
         report = Reporter(
@@ -68,13 +68,25 @@ def train(
         return _train(recipe, plan, files, Path(data) if data else files.data, ranks, report, stack)
 
 
-def _claim(files: RunFolder, recipe: Recipe, resume: bool, stack: ExitStack) -> TrainResult | None:
-    """Take the folder for this run; its result if it came to its end before."""
+def _claim(
+    files: RunFolder, recipe: Recipe, plan: Plan, ranks: Ranks, resume: bool, stack: ExitStack
+) -> TrainResult | None:
+    """Take the folder for this run; its result if it came to its end before. For the first rank alone.
+
+    What can be known to go wrong is refused here: before hours of packing, and before an earlier run is deleted.
+    """
+    refuse_unsupported(plan, ranks)
+    check_shares(recipe, plan, ranks)
     stack.enter_context(files.locked())
+    if resume:
+        files.check_recipe(recipe)
+        done = TrainResult.load(files.result) if files.model.is_dir() else None
+        if done is not None:
+            return done
+    foreseen_model(recipe)
     if not resume:
         files.clear()
-    files.check_recipe(recipe)
-    return TrainResult.load(files.result) if files.model.is_dir() else None
+    return None
 
 
 def _train(
@@ -85,7 +97,6 @@ def _train(
     corpus = prepare(recipe, data, tokenizer, ranks, report.say)
     source = fit(source, recipe, corpus.tokenizer)
     config = source.config if isinstance(source, Model) else source
-    formats.config_to_hf(config)  # raises now, rather than after the last step, if it can't be saved
     decision = decide(recipe, plan, config, machine, ranks, files.read_run())
     torch.set_num_threads(decision.threads)
     ranks.on_first(lambda: _keep(files, recipe, decision, config, corpus, machine))

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from grainline.documents import GrainlineError, ModelConfig, Plan, Recipe
+from grainline.documents import ModelConfig, Plan, Recipe
 from grainline.models.build import build
 from grainline.models.count import flops_per_token
 from grainline.models.model import Model
 from grainline.parallel import Ranks, shard
+from grainline.train.batches import is_sharded
 from grainline.train.objective import Objective
 from grainline.train.optim import Optimizer
 
@@ -68,8 +69,7 @@ def set_up(
     execution = plan.execution
     micro_batch_sequences = execution.micro_batch_sequences
     assert micro_batch_sequences is not None
-    sharded = plan.layout.shard == "full" and ranks.world > 1
-    _check_shares(recipe, ranks, sharded)
+    sharded = is_sharded(plan, ranks)
     if isinstance(source, Model):
         model = source.to(device=ranks.device, dtype=torch.float32)
     else:
@@ -103,18 +103,3 @@ def set_up(
         flops_per_token=flops_per_token(model.config, recipe.data.sequence_length, mtp=1 / recipe.loss.mtp_every),
         peak_flops=peak_flops,
     )
-
-
-def _check_shares(recipe: Recipe, ranks: Ranks, sharded: bool) -> None:
-    sequences = recipe.batch_sequences
-    if sequences < ranks.world:
-        raise GrainlineError(
-            f"A batch of {sequences} sequences can't be shared by {ranks.world} ranks. Raise training.batch_tokens to "
-            f"{ranks.world * recipe.data.sequence_length} or more, or start fewer processes."
-        )
-    if sharded and sequences % ranks.world:
-        raise GrainlineError(
-            f"layout.shard = 'full' needs batches that {ranks.world} ranks share evenly; training.batch_tokens "
-            f"{recipe.training.batch_tokens} makes {sequences} sequences. Take a multiple of "
-            f"{ranks.world * recipe.data.sequence_length}."
-        )

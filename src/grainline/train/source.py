@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from grainline.documents import GrainlineError, ModelConfig, Recipe
+from grainline.documents import ModelConfig, Recipe
 from grainline.models.dial import config_for_depth
 from grainline.models.model import Model
+from grainline.train.foresee import check_sizes
 
 if TYPE_CHECKING:
     from grainline.data.tokenizer import Tokenizer
@@ -41,17 +42,7 @@ def fit(source: Source, recipe: Recipe, tokenizer: Tokenizer) -> Model | ModelCo
     length = recipe.data.sequence_length
     if isinstance(source, int):
         source = config_for_depth(source, tokenizer.vocab_size, length)
-    config = source.config if isinstance(source, Model) else source
-    if config.vocab_size < tokenizer.vocab_size:
-        raise GrainlineError(
-            f"The tokenizer has {tokenizer.vocab_size} tokens, the model's vocab_size is {config.vocab_size}. "
-            "Raise the model's, or name a smaller tokenizer (data.tokenizer, data.vocab_size)."
-        )
-    if config.max_positions < length:
-        raise GrainlineError(
-            f"data.sequence_length is {length}, but the model's max_positions is {config.max_positions}. "
-            "Shorten the sequences, or stretch the model's context first."
-        )
+    check_sizes(source.config if isinstance(source, Model) else source, length, tokenizer.vocab_size)
     if isinstance(source, Model):
         return source
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}

@@ -13,7 +13,7 @@ import pytest
 
 import grainline
 from grainline import cli
-from grainline.documents import DocumentError, GrainlineError
+from grainline.documents import AlreadyTold, DocumentError, GrainlineError
 
 VERBS = {name: verb for group in cli.VERBS.values() for name, verb in group.items()}
 
@@ -111,6 +111,7 @@ def raising(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     ("error", "code", "words"),
     [
         (GrainlineError("mend this"), 2, "grainline: mend this\n"),
+        (AlreadyTold("mend this"), 2, ""),
         (DocumentError(["x: is required."], "r.toml"), 2, "grainline: r.toml: x: is required.\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "grainline: No space left on device.\n"),
         (PermissionError(errno.EACCES, "Permission denied", "/a/b"), 2, "grainline: /a/b: Permission denied.\n"),

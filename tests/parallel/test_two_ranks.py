@@ -111,8 +111,9 @@ def test_sharded_ranks_write_their_own_parts(folder: Path) -> None:
         assert (whole.read(name) - one.read(name)).abs().max() < 1e-2 * one.read(name).abs().max() + 1e-4, name
 
 
-def test_what_is_wrong_is_said_on_every_rank(folder: Path) -> None:
-    for rank in (0, 1):
+def test_what_is_wrong_is_raised_on_every_rank_and_told_by_the_first(folder: Path) -> None:
+    for rank, kind in ((0, "GrainlineError"), (1, "AlreadyTold")):
         uneven, too_large = json.loads((folder / f"said-{rank}.json").read_text())
-        assert "batches that 2 ranks share evenly" in uneven
-        assert "the train split has" in too_large
+        assert "batches that 2 ranks share evenly" in uneven[1]
+        assert "the train split has" in too_large[1]
+        assert uneven[0] == too_large[0] == kind

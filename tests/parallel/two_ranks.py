@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
         try:
             run("wrong", "full", wrong)
         except GrainlineError as error:
-            said.append(str(error))
+            said.append((type(error).__name__, str(error)))
     (folder / f"said-{os.environ['RANK']}.json").write_text(json.dumps(said))
 
 

@@ -52,6 +52,28 @@ def test_a_run_by_command_line(
     assert main([*command, "--no-resume"]) == 0
 
 
+def test_one_process_of_several_speaks(
+    recipe_file: Path,
+    plan_file: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Under torchrun, standard output has one JSON object, and a mistake that all meet is told once per machine."""
+    monkeypatch.setenv("RANK", "1")
+    command = ["train", str(recipe_file), "--plan", str(plan_file), "--data", str(data), "--out", str(tmp_path / "run")]
+    assert main([*command, "--json"]) == 0
+    assert (tmp_path / "run" / "result.json").is_file()
+    assert main([*command, "--json", "--dry-run"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main([*command, "--set", "training.step=3"]) == 2
+    assert "Did you mean 'steps'?" in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main([*command, "--set", "training.step=3"]) == 2
+    assert capsys.readouterr().err == ""
+
+
 def test_a_dry_run_starts_nothing(
     recipe_file: Path, plan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

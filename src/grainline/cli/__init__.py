@@ -152,11 +152,14 @@ def _explain(error: Exception) -> int:
         print(f"grainline: the package '{package}' is missing. Install it, e.g.", file=sys.stderr)
         print(f"  {sys.executable} -m pip install {package}", file=sys.stderr)
         return MENDABLE
-    from grainline.documents import GrainlineError
+    from grainline.documents import AlreadyTold, DocumentError, GrainlineError
 
     mendable = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
     if isinstance(error, GrainlineError):
-        print(f"grainline: {error}", file=sys.stderr)
+        # Under torchrun all processes of a machine read the same documents, and the first of them tells what is wrong.
+        reads_along = isinstance(error, DocumentError) and os.environ.get("LOCAL_RANK", "0") != "0"
+        if not (reads_along or isinstance(error, AlreadyTold)):
+            print(f"grainline: {error}", file=sys.stderr)
         return MENDABLE
     if isinstance(error, OSError) and error.errno in mendable:
         where = f"{error.filename}: " if error.filename else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,12 +53,18 @@ def run(
     folder = out if out is not None else Path("runs") / wanted.name
     if dry_run:
         found = estimate(wanted, plan, out=folder, data=data)
-        _print_dry_run(found, json)
+        if _speaks():
+            _print_dry_run(found, json)
         return 1 if found.shortages else 0
     result = train(wanted, plan, out=folder, resume=not no_resume, data=data)
-    if json:
+    if json and _speaks():
         print(json_module.dumps(result.as_dict(), indent=2))
     return 0
+
+
+def _speaks() -> bool:
+    """Whether this process answers for all that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _print_dry_run(found: DryRun, json: bool) -> None:

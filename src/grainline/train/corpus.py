@@ -41,6 +41,10 @@ def prepare(
     trained on the documents that aren't held out. Raises GrainlineError for text that can't be read or is too little.
     """
     ranks.on_first(lambda: _make(recipe, folder, tokenizer, say))
+    return _open(recipe, folder, tokenizer)
+
+
+def _open(recipe: Recipe, folder: Path, tokenizer: Tokenizer | None) -> Corpus:
     data = recipe.data
     open_split = TokenDataset.open
     return Corpus(
@@ -53,10 +57,9 @@ def prepare(
 def _make(recipe: Recipe, folder: Path, tokenizer: Tokenizer | None, say: Callable[[str], None]) -> None:
     data = recipe.data
     found = find_text(data.text)
-    tokenizer = _chosen(recipe, tokenizer) or _trained(recipe, found, folder / TOKENIZER, say)
     packed = pack(
         found,
-        tokenizer,
+        _chosen(recipe, tokenizer) or _trained(recipe, found, folder / TOKENIZER, say),
         folder / PACKED,
         validation_fraction=data.validation_fraction,
         max_bytes=data.max_bytes,
@@ -65,6 +68,7 @@ def _make(recipe: Recipe, folder: Path, tokenizer: Tokenizer | None, say: Callab
     if packed.skipped:
         kinds = ", ".join(f"{count} × {suffix}" for suffix, count in packed.skipped.items())
         say(f"Files that aren't read were skipped: {kinds}.")
+    _open(recipe, folder, tokenizer)  # all ranks will: what is wrong with it is met, and told, by the first
 
 
 def _chosen(recipe: Recipe, pretrained: Tokenizer | None) -> Tokenizer | None:

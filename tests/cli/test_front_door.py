@@ -50,6 +50,13 @@ def test_a_verb_is_a_function_of_typed_arguments(name: str) -> None:
             assert parameter.default is not inspect.Parameter.empty, f"option {parameter.name} has no default"
 
 
+def test_reading_a_command_line_leaves_the_verb_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    run = importlib.import_module("grainline.cli.train").run
+    before = inspect.signature(run)
+    assert cli.main(["train", "--help"]) == 0
+    assert inspect.signature(run) == before
+
+
 @pytest.mark.parametrize("name", VERBS)
 def test_a_verb_helps_without_torch(name: str) -> None:
     code = (

@@ -27,8 +27,12 @@ def call(run: Callable[..., int], name: str, arguments: Sequence[str]) -> int:
     """
     if {"-h", "--help"} & set(arguments):
         print(_description(inspect.getdoc(run) or ""))
+    as_written = run.__annotations__
     run.__annotations__ = {name: _quiet(p) for name, p in inspect.signature(run, eval_str=True).parameters.items()}
-    return tyro.cli(run, prog=name, description="", args=arguments, config=CONFIG)
+    try:
+        return tyro.cli(run, prog=name, description="", args=arguments, config=CONFIG)
+    finally:
+        run.__annotations__ = as_written
 
 
 def _description(docstring: str) -> str:

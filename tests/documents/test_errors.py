@@ -38,6 +38,8 @@ MISTAKES: list[tuple[type[Document], dict[str, Any], str]] = [
     (Recipe, {"data": {"document_attention": 1}}, "data.document_attention: must be true or false, not 1."),
     (Recipe, {"loss": 3}, "loss: must be a table, not 3."),
     (Recipe, {"optimizer": {"betas": [0.9, "x"]}}, "optimizer.betas[1]: must be a number, not 'x'."),
+    (Recipe, {"optimizer": {"betas": [0.9, 1.5]}}, "optimizer.betas[1]: must be less than 1, not 1.5."),
+    (Recipe, {"optimizer": {"betas": [-1, 0.95]}}, "optimizer.betas[0]: must be greater than or equal to 0, not -1."),
     (Recipe, {"optimizer": {"kind": "sgd"}}, "optimizer.kind: must be 'muon' or 'adamw', not 'sgd'."),
     (Recipe, {"learning_rate": {"peak": float("inf")}}, "learning_rate.peak: must be a finite number, not inf."),
     (Recipe, {"learning_rate": {"peak": 0}}, "learning_rate.peak: must be greater than 0, not 0."),

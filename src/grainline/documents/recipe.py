@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from grainline.documents.base import Document, Part
 from grainline.documents.model_config import ModelConfig
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ModelChoice(Part):
@@ -62,7 +64,7 @@ class Optimizer(Part):
     """
 
     kind: Literal["muon", "adamw"] = "muon"
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.1, ge=0)
     clip_norm: float = Field(1.0, gt=0, description="of the gradient of all parameters together")

@@ -16,7 +16,7 @@ from grainline.exhibits.frame import Claim, Measurement, Scale
 from grainline.exhibits.harness import estimate, ratio
 
 SEEDS = (0, 1, 2)
-MINUTES, QUICK_MINUTES = 5.0, 1.0
+MINUTES, QUICK_MINUTES = 5.0, 0.5  # a quick run of all three claims is one quickstart, with time to spare in a minute
 
 SPARSE = Claim(
     name="quickstart.sparse",

@@ -38,6 +38,7 @@ from grainline.quickstart.budget import (
 )
 from grainline.quickstart.options import Options, QuickstartFolder
 from grainline.quickstart.speed import measure_speed
+from grainline.quickstart.words import size
 from grainline.train.run import train
 
 LEAST_BYTES = 1 << 20  # of text to pack, however little will be read: some documents of it are held out
@@ -159,7 +160,7 @@ def evaluate(run: Run) -> None:
         with run.counted(f"the {name} model on held-out documents", len(held_out)) as more:
             scores[name] = bits_per_byte(model, tokenizer, held_out, progress=more)
     text = [training_text(run)]
-    run.say(f"An n-gram model and xz learn the same {len(text[0]) / 1e6:.1f} MB.")
+    run.say(f"An n-gram model and xz learn from the same {size(len(text[0]))}.")
     scores["n-gram"], scores["xz"] = ngram_scores(text, held_out), xz_scores(text, held_out)
     parts = [part.part for part in scores["sparse"].parts]
     found = {

@@ -61,7 +61,7 @@ def test_reading_a_command_line_leaves_the_verb_as_it_was(capsys: pytest.Capture
 def test_a_verb_helps_without_torch(name: str) -> None:
     code = (
         "import sys; from grainline.cli import main; code = main(sys.argv[1:]);"
-        "slow = {'torch', 'transformers', 'matplotlib', 'polars', 'fastapi'} & set(sys.modules);"
+        "slow = {'torch', 'transformers', 'matplotlib', 'fastapi'} & set(sys.modules);"
         "sys.exit(f'{slow} imported' if slow else code)"
     )
     done = subprocess.run(

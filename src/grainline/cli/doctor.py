@@ -26,7 +26,6 @@ GIB = 1 << 30
 PIP = f"{sys.executable} -m pip install"
 EXTRAS = {
     "transformers": "parity tests against other implementations",
-    "triton": "GPU kernels",
     "tensorboard": "training curves in TensorBoard",
     "mkdocs-material": "building the documentation",
 }
@@ -76,8 +75,7 @@ def examine(folder: Path) -> Iterator[Check]:
     yield _writable(folder)
     yield _hub()
     for distribution, what in EXTRAS.items():
-        if distribution != "triton" or machine.system == "Linux":
-            yield _extra(distribution, what)
+        yield _extra(distribution, what)
 
 
 def _python() -> Check:

@@ -1,1 +1,0 @@
-"""When things happen: task graphs, schedules, simulation. No torch here."""

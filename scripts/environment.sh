@@ -45,6 +45,11 @@ if [ ! -d "$torch" ]; then
   free=$(df -Pk . | awk 'NR == 2 {print int($4 / 1048576)}')
   [ "$free" -ge 4 ] || stop "The installation needs 4 GiB of free disk here; there are $free GiB." \
     "Free some, and run this again."
+  # Which build pip will choose depends on how it is set up, so a disk for the smaller one is no reason to stop.
+  if [ "$free" -lt 10 ] && [ "$(uname -s)" = Linux ] && ! grep -q '^torch==.*+cpu' constraints.txt; then
+    printf '%s\n' "$free GiB of disk are free: enough for a CPU build of torch. One with CUDA's libraries, as PyPI has for" \
+      "Linux on x86-64, needs 10; docs/install.md says how to have the other." >&2
+  fi
 fi
 
 if [ ! -x "$folder/bin/python" ]; then

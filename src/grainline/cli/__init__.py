@@ -55,7 +55,7 @@ VERBS: dict[str, dict[str, Verb]] = {
 
 EXAMPLES = """\
   grainline quickstart --minutes 2            a small model, end to end, in two minutes
-  grainline train recipe.toml --set seed=1    train, with one key of the recipe changed
+  grainline train recipe.toml --set seed=1    recipes to begin with: examples/recipes in a clone
   grainline generate runs/quickstart/model "Once upon a time"
   grainline serve runs/quickstart/model       http://127.0.0.1:8000/v1"""
 

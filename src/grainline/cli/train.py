@@ -30,7 +30,8 @@ def run(
     """Train what a recipe asks for; stop and resume at any time.
 
     Ctrl-C finishes the step and saves. The same command goes on from there, and after a crash from the last checkpoint.
-    Under torchrun the same command trains on several processes.
+    Under torchrun the same command trains on several processes. Recipes to begin with are in the repository's
+    examples/recipes, and the quickstart leaves its own in its folder.
 
       grainline train recipe.toml --set learning_rate.peak=0.002 --dry-run
       torchrun --nproc-per-node 2 -m grainline train recipe.toml

@@ -22,7 +22,7 @@ lint: $(STAMP) ## style, types and the rooms' contract
 	$(BIN)/ruff check $(SRC)
 	$(BIN)/ruff format --check $(SRC)
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache # its cache doesn't notice when a module comes or goes
 
 format: $(STAMP) ## mend what ruff can mend
 	$(BIN)/ruff check --fix $(SRC)

@@ -2,7 +2,7 @@
 
 Interpolated modified Kneser–Ney smoothing (Chen and Goodman 1998, section 3): the longest context uses raw counts,
 every shorter one counts in how many different longer contexts a byte was seen, and each order takes its three discounts
-from its own counts of counts. On real text it beat Witten–Bell at every order (docs/evaluation.md).
+from its own counts of counts.
 
 A gram, context and next byte together, is one unsigned 64-bit number with the oldest byte on top. Sorting grams
 therefore groups them by context, dropping the oldest byte is a mask, and all counting is sorting.

@@ -134,6 +134,13 @@ def test_losses_equal_a_loop_and_mtp_stops_at_documents():
     assert (sums.counts_LE.sum(1) == 2 * 20 * 4).all()
 
 
+def test_mtp_is_counted_where_it_alone_has_experts():
+    config = config_for_depth(1, vocab_size=300, max_positions=64)
+    sums = loss_sums(build(config, seed=3), torch.randint(1, 300, (2, 21)))
+    assert sums.counts_LE.shape == (len(config.sparse_layers), 32) == (1, 32)
+    assert int(sums.counts_LE.sum()) == 2 * 20 * 4
+
+
 def test_micro_batches_add_up_to_the_batch():
     model, ids, loss = build(LING, seed=4), torch.randint(0, 300, (4, 17)), Loss(z_loss=1e-3, balance_loss=1e-2)
     loss_sums(model, ids, bos_token_id=0).objective(loss, 64).backward()

@@ -58,8 +58,8 @@ def loss_sums(
     reports, mtp, mtp_tokens = list(trunk.reports), torch.zeros_like(cross_entropy), 0
     if model.mtp is not None:
         row_b, label_bS = _mtp_labels(ids_BS1, bos_token_id, mtp_every)
-        chosen = Trunk(trunk.hidden_BSD[row_b], trunk.reports)
-        further = model.predict_further(chosen, label_BS[row_b], None if document_BS is None else document_BS[row_b])
+        chosen, document_bS = Trunk(trunk.hidden_BSD[row_b]), None if document_BS is None else document_BS[row_b]
+        further = model.predict_further(chosen, label_BS[row_b], document_bS, report=True)
         mtp_tokens = int((label_bS != -100).sum())
         # Its router stands for all sequences, as its loss does; a row that only keeps ranks in step counts nothing.
         stands_for = mtp_every if bool((label_bS != -100).any()) else 0

@@ -91,11 +91,13 @@ class Model(nn.Module):
             state.length += ids_BS.shape[1]
         return Trunk(self.norm(x_BSD), reports)
 
-    def predict_further(self, trunk: Trunk, ids_BS: Tensor, document_BS: Tensor | None = None) -> Trunk:
+    def predict_further(
+        self, trunk: Trunk, ids_BS: Tensor, document_BS: Tensor | None = None, report: bool = False
+    ) -> Trunk:
         """MTP: hidden states that predict one token further, given each position's next token `ids_BS` [B, S]."""
         assert self.mtp is not None
         rope, mask = self.positions(ids_BS.shape[1], 0, document_BS)
-        out_BSD, told = self.run(self.mtp, trunk.hidden_BSD, self.embed(ids_BS), rope, mask, trunk.reports != [])
+        out_BSD, told = self.run(self.mtp, trunk.hidden_BSD, self.embed(ids_BS), rope, mask, report)
         return Trunk(out_BSD, [told] if told is not None else [])
 
     def run(self, module: nn.Module, *args: object) -> tuple[Tensor, RouterReport | None]:

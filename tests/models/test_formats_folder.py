@@ -250,7 +250,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 def test_a_disk_that_is_too_small_is_said_before_writing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(folder)
     monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
-    with pytest.raises(GrainlineError, match=r"are free.*unchanged"):
+    with pytest.raises(GrainlineError, match=r"MB are needed and 0\.0 MB are free.*unchanged"):
         save_folder(model_of("ling2", seed=1), folder)
     assert contents(folder) == before
     assert not (folder / ".saving").exists()
@@ -335,6 +335,11 @@ def test_a_save_cut_off_while_moving_is_finished_by_the_next_reader(
     loaded = load_model(tmp_path).state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in model_of("llama", seed=1).state_dict().items())
     assert set(contents(tmp_path)) == {"config.json", "generation_config.json", "model.safetensors"}
+
+
+def test_others_may_read_what_is_saved(folder: Path) -> None:
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert modes == dict.fromkeys(contents(folder), 0o644)
 
 
 def test_a_path_that_cannot_be_written_is_an_error_for_people(tmp_path: Path) -> None:

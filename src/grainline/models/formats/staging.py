@@ -37,10 +37,11 @@ def staged(folder: Path, needed_bytes: int = 0) -> Iterator[Path]:
         stage.mkdir()
         free = shutil.disk_usage(folder).free
         if free < needed_bytes:
-            raise OSError(errno.ENOSPC, f"{needed_bytes / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free")
+            raise OSError(errno.ENOSPC, f"{needed_bytes / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB are free")
         yield stage
         files = sorted(path.name for path in stage.iterdir())
         for path in stage.iterdir():
+            path.chmod(0o644)  # safetensors writes for its own user alone
             _to_disk(path)
         write_atomically(stage / _LIST, json.dumps(files))
     except BaseException as error:

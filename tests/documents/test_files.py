@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from grainline.documents import DocumentError, Plan, read_tables, write_atomically
+from grainline.documents import DocumentError, GrainlineError, Plan, make_folder, read_tables, write_atomically
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,11 @@ def test_folders_on_the_way_are_made_and_others_may_read(tmp_path: Path) -> None
     Plan().save(path)
     assert Plan.load(path) == Plan()
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("name", "why"), [("plan.json", "File exists"), ("plan.json/runs/mine", "Not a directory")])
+def test_a_file_in_the_way_of_a_folder_is_told(tmp_path: Path, name: str, why: str) -> None:
+    Plan().save(tmp_path / "plan.json")
+    for make in (make_folder, lambda folder: write_atomically(folder / "new.txt", "text")):
+        with pytest.raises(GrainlineError, match=rf"{name}: no folder can be made there \({why}\)\. Name another\."):
+            make(tmp_path / name)

@@ -91,6 +91,7 @@ def test_baselines_and_tasks_beside_the_model(place: Path, tmp_path: Path, capsy
         (["--task", "quizz"], "neither a .jsonl file nor a known task"),
         (["--task", "missing.jsonl"], "no such file"),
         (["--text", "missing.txt"], "missing.txt"),
+        (["--text", "missing.txt", "--out", __file__], "no folder can be made there"),
     ],
 )
 def test_mistakes_are_answered(place: Path, arguments: list[str], said: str, capsys: Capture) -> None:

@@ -115,6 +115,8 @@ def test_quick_decides_nothing(capsys: Capture) -> None:
         ([], "name an exhibit, or say --all"),
         (["toy", "--all"], "not both"),
         (["toy", "--quick", "--save", "kept"], "full runs only"),
+        (["broken", "--save", __file__], "no folder can be made there"),
+        (["broken", "--gallery", str(Path(__file__).parent)], "is a folder; name the page to write"),
     ],
 )
 def test_mistakes_are_answered(arguments: list[str], said: str, capsys: Capture) -> None:

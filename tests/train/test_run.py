@@ -362,6 +362,12 @@ def test_a_vocabulary_that_does_not_fit(tiny: MakeRecipe, run: Run, tmp_path: Pa
         run(tiny(model={"depth": None, "config": short.tables()}), tmp_path / "second")
 
 
+def test_a_file_where_the_folder_should_be(tiny: MakeRecipe, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(GrainlineError, match=r"file/run: no folder can be made there \(Not a directory\)"):
+        run(tiny(), tmp_path / "file" / "run")
+
+
 def test_two_runs_in_one_folder(tiny: MakeRecipe, run: Run, tmp_path: Path) -> None:
     import fcntl
 

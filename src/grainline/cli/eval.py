@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grainline.documents import GrainlineError
+from grainline.documents import GrainlineError, make_folder
 
 if TYPE_CHECKING:
     from grainline.data.readers import TextDocument
@@ -53,6 +53,8 @@ def run(
         raise GrainlineError("there is nothing to measure: name --text PATH, or --task FILE.jsonl.")
     if against and not text:
         raise GrainlineError("--against trains baselines that are scored on --text: name that too.")
+    if out is not None:
+        make_folder(out)  # now, rather than after all the scoring, if it can't be
     from grainline.eval.harness import report, save
     from grainline.eval.tasks import find_task
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grainline.documents import GrainlineError, write_atomically
+from grainline.documents import GrainlineError, make_folder, write_atomically
 
 if TYPE_CHECKING:
     from grainline.exhibits.find import Measure
@@ -57,6 +57,7 @@ def run(
         return 0
     if not names and not all and gallery is None:
         raise GrainlineError("name an exhibit, or say --all. grainline exhibit --list says what there is.")
+    _check_writable(save, gallery)
     outcomes = _run(chosen, quick, json, save) if names or all else []
     if json:
         from grainline.exhibits.render import as_json
@@ -70,6 +71,15 @@ def run(
         write_atomically(gallery, page(shown))
         print(f"The gallery is in {gallery}.", file=sys.stderr)
     return 1 if any(outcome.failed for outcome in outcomes) else 0
+
+
+def _check_writable(save: Path | None, gallery: Path | None) -> None:
+    """Raise GrainlineError now, rather than after hours, if results can't be written where they should be."""
+    for folder in (save, None if gallery is None else gallery.parent):
+        if folder is not None:
+            make_folder(folder)
+    if gallery is not None and gallery.is_dir():
+        raise GrainlineError(f"--gallery {gallery}: is a folder; name the page to write in it.")
 
 
 def _run(chosen: Mapping[Claim, Measure], quick: bool, json: bool, save: Path | None) -> list[Outcome]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from grainline.documents import make_folder
+
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
@@ -18,7 +20,7 @@ def building(folder: Path) -> Iterator[Path]:
     next. One process builds at a time: others wait at the door, and should then look at what there is.
     """
     folder = folder.resolve()  # a link to elsewhere stays one
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     partial = folder.with_name(f".{folder.name}.partial")
     lock = _locked(partial)
     try:

@@ -1,6 +1,6 @@
 """The words of grainline: four documents, their reading, writing and errors. No torch here."""
 
-from grainline.documents.base import Document, Part, override, read_tables, write_atomically
+from grainline.documents.base import Document, Part, make_folder, override, read_tables, write_atomically
 from grainline.documents.cluster import Cluster
 from grainline.documents.errors import AlreadyTold, DocumentError, GrainlineError, nearest
 from grainline.documents.model_config import Attention, ModelConfig, Moe, Rope
@@ -20,6 +20,7 @@ __all__ = [
     "Plan",
     "Recipe",
     "Rope",
+    "make_folder",
     "nearest",
     "override",
     "read_tables",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grainline import __version__
-from grainline.documents import GrainlineError, ModelConfig, Recipe, write_atomically
+from grainline.documents import GrainlineError, ModelConfig, Recipe, make_folder, write_atomically
 from grainline.hardware import Machine
 from grainline.train.checkpoint.folder import CheckpointFolder
 from grainline.train.decide import Decision
@@ -107,8 +107,8 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this run; raises GrainlineError if another process does."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        """Hold the folder for this run; raises GrainlineError if another process does, or there can be none."""
+        make_folder(self.out)
         with (self.out / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -148,6 +148,21 @@ def test_what_is_open_is_decided_from_the_machine() -> None:
     assert peak_flops(GPU, gpus, "bfloat16") == 4 * 7e14
 
 
+def test_long_runs_on_gpus_are_compiled_where_that_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, gpu = config_for_depth(3, 512, 64), Ranks(torch.device("cuda", 0))
+    long, short = (_recipe(training={"steps": steps, "batch_tokens": 512}) for steps in (2000, 1999))
+
+    def compiles(recipe: Recipe, ranks: Ranks, plan: Plan | None = None) -> bool:
+        return decide(recipe, plan or Plan(), config, GPU, ranks, {}).plan.execution.compile == "on"
+
+    monkeypatch.setattr("grainline.train.decide.can_compile", lambda: True)
+    assert [compiles(long, gpu), compiles(short, gpu), compiles(long, CPU)] == [True, False, False]
+    asked, refused = (Plan.parse({"execution": {"compile": word}}) for word in ("on", "off"))
+    assert [compiles(short, CPU, asked), compiles(long, gpu, refused)] == [True, False]
+    monkeypatch.setattr("grainline.train.decide.can_compile", lambda: False)
+    assert [compiles(long, gpu), compiles(long, gpu, asked)] == [False, True]
+
+
 def test_micro_batches_shrink_to_the_memory_there_is() -> None:
     recipe, config = _recipe(training={"steps": 5, "batch_tokens": 64 * 64}), config_for_depth(8, 4096, 64)
     found = decide(recipe, Plan(), config, MACHINE, CPU, {})

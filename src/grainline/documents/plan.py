@@ -25,7 +25,9 @@ class Execution(Part):
         None, description="sequences in one forward pass; gradients add up over passes; default: by free memory"
     )
     recompute: Literal["none", "block"] = Field("none", description="block: keep block inputs, compute the rest again")
-    compile: Literal["auto", "on", "off"] = Field("off", description="torch.compile; auto: when the run is long enough")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="torch.compile; auto: on GPUs, when the run is long enough"
+    )
     threads: PositiveInt | None = Field(None, description="CPU threads per rank; default: cores / ranks on the node")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 

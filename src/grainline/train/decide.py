@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,4 +122,11 @@ def _largest_useful(recipe: Recipe, ranks: Ranks) -> int:
 def _compiles(recipe: Recipe, plan: Plan, device: str) -> bool:
     """Compiling takes minutes, and on CPUs it has gained nothing over the kernels that are there."""
     wanted = plan.execution.compile
-    return wanted == "on" or (wanted == "auto" and device == "cuda" and recipe.training.steps >= COMPILE_FROM_STEPS)
+    pays = device == "cuda" and recipe.training.steps >= COMPILE_FROM_STEPS
+    return wanted == "on" or (wanted == "auto" and pays and can_compile())
+
+
+def can_compile() -> bool:
+    """Whether torch.compile has what it needs for GPUs: Triton, and a C compiler for Triton's launchers."""
+    compilers = filter(None, (os.environ.get("CC"), "cc", "gcc", "clang"))
+    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))

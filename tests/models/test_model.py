@@ -221,7 +221,9 @@ def test_generation_stops_and_repeats_itself_with_a_seed():
 
 def test_logprobs_are_the_models_own():
     model = build(LING, seed=7).eval()
-    tokens = list(generate(model, [0, 1], max_new_tokens=5, sampling=Sampling(temperature=3.0), top_logprobs=2))
+    options = {"max_new_tokens": 5, "sampling": Sampling(temperature=3.0), "top_logprobs": 2}
+    tokens = list(generate(model, [0, 1], generator=torch.Generator().manual_seed(3), **options))
+    assert list(model.generate([0, 1], generator=torch.Generator().manual_seed(3), **options)) == tokens
     ids = [0, 1] + [t.id for t in tokens]
     logprob = model(torch.tensor([ids]))[0].log_softmax(-1)
     for i, token in enumerate(tokens):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from grainline.models.mtp import MultiTokenPrediction
 
 if TYPE_CHECKING:
     from grainline.data.tokenizer import Tokenizer
+    from grainline.models.generate import GeneratedToken, Sampling
 
 
 @dataclass
@@ -84,9 +86,10 @@ class Model(nn.Module):
         x_BSD = self.embed(ids_BS)
         reports = []
         for i, block in enumerate(self.blocks):
-            x_BSD, told = self.run(block, x_BSD, rope, mask, None if state is None else state.caches[i], report)
-            if told is not None:
-                reports.append(told)
+            cache = None if state is None else state.caches[i]
+            x_BSD, router_report = self.run(block, x_BSD, rope, mask, cache, report)
+            if router_report is not None:
+                reports.append(router_report)
         if state is not None:
             state.length += ids_BS.shape[1]
         return Trunk(self.norm(x_BSD), reports)
@@ -97,8 +100,8 @@ class Model(nn.Module):
         """MTP: hidden states that predict one token further, given each position's next token `ids_BS` [B, S]."""
         assert self.mtp is not None
         rope, mask = self.positions(ids_BS.shape[1], 0, document_BS)
-        out_BSD, told = self.run(self.mtp, trunk.hidden_BSD, self.embed(ids_BS), rope, mask, report)
-        return Trunk(out_BSD, [told] if told is not None else [])
+        out_BSD, router_report = self.run(self.mtp, trunk.hidden_BSD, self.embed(ids_BS), rope, mask, report)
+        return Trunk(out_BSD, [router_report] if router_report is not None else [])
 
     def run(self, module: nn.Module, *args: object) -> tuple[Tensor, RouterReport | None]:
         """One block, kept or to be computed again."""
@@ -139,6 +142,31 @@ class Model(nn.Module):
     def new_state(self) -> State:
         """An empty state for generation."""
         return State([Cache() for _ in self.blocks])
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        stop_ids: Sequence[int] = (),
+        generator: torch.Generator | None = None,
+        top_logprobs: int = 0,
+        state: State | None = None,
+    ) -> Iterator[GeneratedToken]:
+        """Yield tokens after `prompt` (ids, at least one), drawn as `sampling` says; see `models.generate.generate`."""
+        from grainline.models.generate import Sampling, generate
+
+        return generate(
+            self,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling or Sampling(),
+            stop_ids=stop_ids,
+            generator=generator,
+            top_logprobs=top_logprobs,
+            state=state,
+        )
 
     def save(self, folder: str | Path, tokenizer: Tokenizer | None = None, card: str | None = None) -> None:
         """Write a Hugging Face folder, with tokenizer and model card if given; whole or not at all."""

@@ -60,14 +60,14 @@ class Attention(Part):
             missing = [k for k in ("kv_rank", "rope_dim", "value_dim") if getattr(self, k) is None]
             if missing:
                 raise ValueError(f"kind 'mla' also needs {', '.join(missing)}")
-        elif self.heads % self.groups_of_kv:
+        elif self.heads % self.key_value_heads:
             raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
         if self.rotating_dims % 2:
             raise ValueError(f"the {self.rotating_dims} dims that rotate must be an even number")
         return self
 
     @property
-    def groups_of_kv(self) -> int:
+    def key_value_heads(self) -> int:
         """Heads of keys and values."""
         return self.kv_heads or self.heads
 

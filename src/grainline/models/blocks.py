@@ -29,6 +29,6 @@ class Block(nn.Module):
         x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), rope, mask, cache)
         h_BSD = self.ffn_norm(x_BSD)
         if isinstance(self.ffn, MoeLayer):
-            out_BSD, told = self.ffn(h_BSD, report)
-            return x_BSD + out_BSD, told
+            out_BSD, router_report = self.ffn(h_BSD, report)
+            return x_BSD + out_BSD, router_report
         return x_BSD + self.ffn(h_BSD), None

@@ -35,7 +35,7 @@ def attention_matrices(config: ModelConfig) -> int:
         q = (size + q_size) * a.q_rank if a.q_rank else size * q_size
         kv = size * (a.kv_rank + a.rope_dim) + a.kv_rank * a.heads * (a.head_dim + a.value_dim)
         return q + kv + a.heads * a.value_dim * size
-    return size * a.head_dim * 2 * (a.heads + a.groups_of_kv)
+    return size * a.head_dim * 2 * (a.heads + a.key_value_heads)
 
 
 def attention_parameters(config: ModelConfig) -> int:
@@ -46,7 +46,7 @@ def attention_parameters(config: ModelConfig) -> int:
         q_rank = a.q_rank or 0
         biases, gains = a.bias * (q_rank + a.kv_rank + a.rope_dim), q_rank + a.kv_rank
     else:
-        biases, gains = a.bias * a.head_dim * (a.heads + 2 * a.groups_of_kv), 2 * a.head_dim * a.qk_norm
+        biases, gains = a.bias * a.head_dim * (a.heads + 2 * a.key_value_heads), 2 * a.head_dim * a.qk_norm
     return attention_matrices(config) + biases + a.output_bias * size + gains
 
 
@@ -115,5 +115,5 @@ def cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
         assert a.kv_rank and a.rope_dim
         values = a.kv_rank + a.rope_dim
     else:
-        values = 2 * a.groups_of_kv * a.head_dim
+        values = 2 * a.key_value_heads * a.head_dim
     return config.layers * values * bytes_per_value

@@ -29,5 +29,5 @@ class MultiTokenPrediction(nn.Module):
     ) -> tuple[Tensor, RouterReport | None]:
         """Trunk output (after its final norm) and the embedding of each position's next token → [B, S, D]."""
         both_BSX = torch.cat((self.embedding_norm(next_BSD), self.hidden_norm(hidden_BSD)), dim=-1)
-        out_BSD, told = self.block(self.projection(both_BSX), rope, mask, None, report)
-        return self.norm(out_BSD), told
+        out_BSD, router_report = self.block(self.projection(both_BSX), rope, mask, None, report)
+        return self.norm(out_BSD), router_report

@@ -149,7 +149,7 @@ def _attention_bytes(config: ModelConfig, sequence_length: int, width: int) -> i
         q, out = a.heads * (a.head_dim + a.rope_dim), a.heads * a.value_dim
         values = 3 * q + 3 * out + 2 * ((a.q_rank or 0) + a.kv_rank)
     else:
-        q, kv = a.heads * a.head_dim, a.groups_of_kv * a.head_dim
+        q, kv = a.heads * a.head_dim, a.key_value_heads * a.head_dim
         values = 3 * q + 2 * kv + (q + kv if a.qk_norm else 0)
     # On short sequences in bfloat16 the attention of CPUs writes its scores out.
     scores = a.heads * sequence_length if width == 2 and sequence_length <= LONGEST_WRITTEN_SCORES else 0

@@ -112,11 +112,11 @@ class Loop:
         setup = self.setup
         losses, counts_LE = torch.zeros(5, dtype=torch.float64), torch.zeros(setup.sparse_layers, setup.experts)
         for part in micro_batches(mine, setup.micro_batch_sequences):
-            objective, told = setup.objective(sequences_of(setup.train, part, setup.ranks.device))
+            objective, sums = setup.objective(sequences_of(setup.train, part, setup.ranks.device))
             objective.backward()
-            values = torch.stack([told.cross_entropy, told.mtp, told.z]).detach().cpu().double()
-            losses += torch.cat([values, torch.tensor([told.tokens, told.mtp_tokens], dtype=torch.float64)])
-            counts_LE = counts_LE + told.counts_LE.cpu()
+            values = torch.stack([sums.cross_entropy, sums.mtp, sums.z]).detach().cpu().double()
+            losses += torch.cat([values, torch.tensor([sums.tokens, sums.mtp_tokens], dtype=torch.float64)])
+            counts_LE = counts_LE + sums.counts_LE.cpu()
         flag = torch.tensor([self.stop.wanted or self.writer.has_failed], dtype=torch.float64)
         everything = setup.ranks.sum_(torch.cat([losses, flag, counts_LE.double().flatten()]))
         cross_entropy, mtp, z, tokens, mtp_tokens, stops = everything[:6].tolist()

@@ -39,9 +39,9 @@ def validate(
     sums = torch.zeros(2, dtype=torch.float64)
     for part in split(ranks.share(count), -(-largest_share // micro_batch_sequences)):
         # Sharded ranks must run equally many passes: one that has nothing left runs one for nothing.
-        _, told = objective(sequences_of(dataset, part or range(1), ranks.device))
+        _, of_part = objective(sequences_of(dataset, part or range(1), ranks.device))
         if part:
-            sums += torch.tensor([told.cross_entropy.item(), told.tokens], dtype=torch.float64)
+            sums += torch.tensor([of_part.cross_entropy.item(), of_part.tokens], dtype=torch.float64)
     ranks.sum_(sums)
     loss = (sums[0] / sums[1]).item()
     return Validation(loss, bits_per_byte(loss, dataset))

@@ -13,7 +13,7 @@ from grainline.models.layers import Linear, RMSNorm
 
 
 class GroupedQueryAttention(nn.Module):
-    """H heads of queries share `groups_of_kv` heads of keys and values."""
+    """H heads of queries share `key_value_heads` heads of keys and values."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -21,8 +21,8 @@ class GroupedQueryAttention(nn.Module):
         self.head_dim, self.interleaved = a.head_dim, a.rope.interleaved
         self.scale = a.head_dim**-0.5
         self.q = Linear(size, a.heads * a.head_dim, bias=a.bias)
-        self.k = Linear(size, a.groups_of_kv * a.head_dim, bias=a.bias)
-        self.v = Linear(size, a.groups_of_kv * a.head_dim, bias=a.bias)
+        self.k = Linear(size, a.key_value_heads * a.head_dim, bias=a.bias)
+        self.v = Linear(size, a.key_value_heads * a.head_dim, bias=a.bias)
         self.o = Linear(a.heads * a.head_dim, size, bias=a.output_bias)
         self.q_norm = RMSNorm(a.head_dim, config.norm_eps) if a.qk_norm else None
         self.k_norm = RMSNorm(a.head_dim, config.norm_eps) if a.qk_norm else None

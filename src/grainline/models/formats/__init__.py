@@ -71,7 +71,7 @@ def has_mtp(config: ModelConfig) -> bool:
 def canonical(config: ModelConfig) -> ModelConfig:
     """The same model with defaults filled in, so that two configs that compute alike are equal."""
     attention, moe = config.attention, config.moe
-    kv_heads = None if attention.kind == "mla" else attention.groups_of_kv
+    kv_heads = None if attention.kind == "mla" else attention.key_value_heads
     attention = attention.model_copy(update={"kv_heads": kv_heads, "rope": canonical_rope(attention.rope)})
     update: dict[str, Any] = {"attention": attention}
     if moe is not None:

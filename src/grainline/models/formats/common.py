@@ -69,7 +69,7 @@ def heads_from_hf(keys: Keys, *, head_dim: int | None = None) -> dict[str, int]:
 def heads_to_hf(config: ModelConfig) -> dict[str, int]:
     """The inverse of `heads_from_hf`."""
     a = config.attention
-    return {"num_attention_heads": a.heads, "num_key_value_heads": a.groups_of_kv, "head_dim": a.head_dim}
+    return {"num_attention_heads": a.heads, "num_key_value_heads": a.key_value_heads, "head_dim": a.head_dim}
 
 
 def mtp_depth_from_hf(keys: Keys) -> int:

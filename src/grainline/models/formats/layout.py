@@ -132,7 +132,7 @@ def _block(config: ModelConfig, names: Names, i: int, ours: str) -> Iterator[Ent
 
 def _gqa(config: ModelConfig, names: Names, ours: str, theirs: str) -> Iterator[Entry]:
     D, a = config.hidden_size, config.attention
-    q_rows, kv_rows = a.heads * a.head_dim, a.groups_of_kv * a.head_dim
+    q_rows, kv_rows = a.heads * a.head_dim, a.key_value_heads * a.head_dim
     edges = (0, q_rows, q_rows + kv_rows, q_rows + 2 * kv_rows)
     for part, name, first, last in zip("qkv", (names.q, names.k, names.v), edges, edges[1:], strict=False):
         for kind in ("weight", "bias") if a.bias else ("weight",):

@@ -26,9 +26,9 @@ class MoeLayer(nn.Module):
     def forward(self, x_BSD: Tensor, report: bool) -> tuple[Tensor, RouterReport | None]:
         """[B, S, D] → [B, S, D], and the router's report if asked for."""
         x_TD = x_BSD.flatten(0, 1)
-        routing, told = self.router(x_TD, x_BSD.shape[0], report)
+        routing, router_report = self.router(x_TD, x_BSD.shape[0], report)
         sent = self.dispatcher.dispatch(x_TD, routing)
         out_TD = self.dispatcher.combine(self.experts(sent.rows_ND, sent.counts_E), sent)
         if self.shared is not None:
             out_TD = out_TD + self.shared(x_TD)
-        return out_TD.view_as(x_BSD), told
+        return out_TD.view_as(x_BSD), router_report

@@ -1,5 +1,19 @@
-"""Set before any test imports torch: waiting threads sleep soon, so that tests on busy cores don't crawl."""
+"""What every room's tests share."""
+
+from __future__ import annotations
+
+import pytest
 
 from grainline.cli import share_cores
 
+# Before any test imports torch: waiting threads sleep soon, so that tests on busy cores don't crawl.
 share_cores()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `gpu` run where there is a CUDA GPU."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA GPU")

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import grainline
@@ -27,7 +29,7 @@ from grainline.models.mtp import MultiTokenPrediction
 from grainline.train import TrainingDiverged, TrainingInterrupted, TrainResult, read_metrics, train
 from grainline.train.checkpoint import CheckpointError, CheckpointFolder, CheckpointSource
 from grainline.train.checkpoint import storage as storage_module
-from grainline.train.loop import Loop
+from grainline.train.loop import Loop, keeps_loads
 
 MakeRecipe = Callable[..., Recipe]
 Run = Callable[..., TrainResult]
@@ -92,6 +94,26 @@ def test_a_run_learns_and_leaves_a_model_that_can_be_used(tiny: MakeRecipe, run:
     ids_BS = torch.tensor([tokenizer.encode("the", bos=True)])
     assert model(ids_BS).shape[-1] == model.config.vocab_size == tokenizer.vocab_size
     assert "# tiny" in (result.model / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("steps", "every", "kept"), [(12, 5, [5, 10]), (210, 3, list(range(3, 211, 3))), (8, 1, None)])
+def test_loads_are_in_lines_that_are_written(steps: int, every: int, kept: list[int] | None) -> None:
+    found = [step for step in range(1, steps + 1) if keeps_loads(step, steps, every)]
+    assert found == (kept or list(range(1, steps + 1)))
+    assert all(step % every == 0 for step in found)
+
+
+@given(steps=st.integers(1, 100_000), every=st.integers(1, 300))
+def test_loads_are_kept_about_a_hundred_times(steps: int, every: int) -> None:
+    found = sum(keeps_loads(step, steps, every) for step in range(every, steps + 1, every))
+    assert min(100, steps // every) // 2 <= found <= 200
+
+
+def test_fewer_lines_have_loads_all_the_same(tiny: MakeRecipe, run: Run, tmp_path: Path) -> None:
+    run(tiny(logging={"every": 5}), tmp_path)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [4, 5, 8, 10, 12]
+    assert [line["step"] for line in lines if "loads" in line] == [5, 10]
 
 
 def test_one_batch_over_and_over_is_learned_by_heart(tiny: MakeRecipe, run: Run, tmp_path: Path) -> None:

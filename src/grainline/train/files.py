@@ -67,7 +67,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """One JSON line per step."""
+        """A JSON line every `logging.every` steps, and wherever held-out text was scored."""
         return self.out / "metrics.jsonl"
 
     @property

@@ -148,7 +148,7 @@ class Loop:
         }
         if totals.counts_LE.numel():
             line["imbalance"] = imbalance(totals.counts_LE).tolist()
-            if step % max(1, setup.recipe.training.steps // LOADS_KEPT) == 0:
+            if keeps_loads(step, setup.recipe.training.steps, setup.recipe.logging.every):
                 line["loads"] = totals.counts_LE.long().tolist()
         return line
 
@@ -205,6 +205,11 @@ class Loop:
             "Start anew (another --out) with a lower learning_rate.peak, more learning_rate.warmup_steps, or "
             "precision.compute = 'float32'."
         )
+
+
+def keeps_loads(step: int, steps: int, every: int) -> bool:
+    """Whether this step's line, of those that are written `every` so many steps, has the experts' loads in it."""
+    return step % (every * max(1, steps // (every * LOADS_KEPT))) == 0
 
 
 def clip_(parameters: list[Tensor], max_norm: float) -> float:

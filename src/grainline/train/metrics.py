@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line per step, in step order and without repeats, also over interruptions."""
+"""metrics.jsonl: a line for each step that is logged, in step order and without repeats, also over interruptions."""
 
 from __future__ import annotations
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from itertools import accumulate
 
 import pytest
 import torch
@@ -13,7 +14,12 @@ from hypothesis import strategies as st
 
 from grainline.documents import GrainlineError
 from grainline.documents.recipe import LearningRate
-from grainline.train.merge import decay_merge_weights, merge, merge_weights, update_weights
+from grainline.train.merge import decay_merge_weights, merge, merge_weights
+
+
+def update_weights(merge: Sequence[float]) -> list[float]:
+    """w_1 … w_k, what each update is worth, from c_0 … c_k, what each checkpoint weighs: the other way round."""
+    return list(accumulate(reversed(merge[1:])))[::-1]
 
 
 class InMemory:

@@ -1,4 +1,4 @@
-"""Parameters, FLOPs and bytes of a model in closed form, from its config alone. No torch here: the planner uses it."""
+"""Parameters and FLOPs of a model in closed form, from its config alone. No torch here: the planner uses it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,6 @@ class Parameters:
     embedding: int
     head: int
     mtp: int
-
-    @property
-    def active_without_embeddings(self) -> int:
-        """Active parameters without the embedding table and the output head."""
-        return self.active - self.embedding - self.head
 
 
 def attention_matrices(config: ModelConfig) -> int:
@@ -106,14 +101,3 @@ def flops_per_token(config: ModelConfig, sequence_length: int, *, backward: bool
     if config.mtp_depth:
         forward += mtp * (block(config.layers) + 4 * size * size + head)
     return forward * (3 if backward else 1)
-
-
-def cache_bytes_per_token(config: ModelConfig, bytes_per_value: int = 2) -> int:
-    """Of the KV cache, all layers."""
-    a = config.attention
-    if a.kind == "mla":
-        assert a.kv_rank and a.rope_dim
-        values = a.kv_rank + a.rope_dim
-    else:
-        values = 2 * a.key_value_heads * a.head_dim
-    return config.layers * values * bytes_per_value

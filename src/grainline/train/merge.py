@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from grainline.documents import GrainlineError
@@ -17,11 +17,6 @@ from grainline.train.learning_rate import decay
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-def update_weights(merge: Sequence[float]) -> list[float]:
-    """w_1 … w_k, what each update is worth, from c_0 … c_k, what each checkpoint weighs."""
-    return list(accumulate(reversed(merge[1:])))[::-1]
 
 
 def merge_weights(updates: Sequence[float]) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -33,10 +32,3 @@ class Cache:
     def truncate(self, length: int) -> None:
         """Forget all positions from `length` on."""
         self.length = min(self.length, length)
-
-    def select(self, rows: Tensor) -> Cache:
-        """A cache of the given batch rows."""
-        chosen = Cache()
-        chosen.length = self.length
-        chosen._buffers = tuple(torch.index_select(b, 0, rows) for b in self._buffers)
-        return chosen

@@ -48,16 +48,19 @@ class Packed:
 
     @property
     def dtype(self) -> np.dtype:
+        """Of the ids in the shards."""
         return token_dtype(self.vocab_size)
 
     def tokens(self, split: Split) -> int:
+        """Ids in the split's shards, separators included."""
         return sum(self.shards[split])
 
     def bytes(self, split: Split) -> int:
-        """Of text."""
+        """Of UTF-8 text that the split was made from."""
         return sum(count.bytes for count in self.counts[split].values())
 
     def documents(self, split: Split) -> int:
+        """How many the split has."""
         return sum(count.documents for count in self.counts[split].values())
 
     @classmethod

@@ -33,6 +33,7 @@ class ShardWriter:
     _file: IO[bytes] | None = None
 
     def write(self, ids: np.ndarray) -> None:
+        """Append ids [n], over the end of one file into the next."""
         while len(ids):
             if self._file is None or self.sizes[-1] == self.shard_tokens:
                 self.close()
@@ -43,6 +44,7 @@ class ShardWriter:
             self.sizes[-1] += len(part)
 
     def close(self) -> None:
+        """Sync the file that is being written, and end it."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -51,6 +53,7 @@ class ShardWriter:
 
 
 def shard_path(folder: Path, split: Split, number: int) -> Path:
+    """Where a split's shard `number` (from 0) is."""
     return folder / f"{split}-{number:05}.bin"
 
 

@@ -23,6 +23,7 @@ class MetricsLog:
         self._file.flush()
 
     def close(self) -> None:
+        """No more lines."""
         self._file.close()
 
 

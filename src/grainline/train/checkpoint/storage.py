@@ -79,17 +79,21 @@ class Writer(StorageWriter):
         """One instance writes one checkpoint."""
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """The first rank makes the folder; DCP has the others write only after that."""
         if is_coordinator:
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir(parents=True)
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        """A rank writes what the planner gave it."""
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """Nor is there anything to agree on: each rank has a file of its own."""
         return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Write this rank's chunks into one safetensors file; the results say where each is."""
         file = f"shard-{self.rank:05}.safetensors"
         chunks: dict[str, tuple[WriteItem, Tensor]] = {}
         for item in plan.items:
@@ -108,6 +112,7 @@ class Writer(StorageWriter):
         return future
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """The first rank, when all have written: index, state and manifest, then the rename."""
         stored = [result for of_rank in results for result in of_rank]
         places = {r.index: r.storage_data[0] for r in stored}
         files: dict[str, Written] = {place.file: written for place, written in (r.storage_data for r in stored)}
@@ -121,6 +126,7 @@ class Writer(StorageWriter):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """Paths are checked when they are used."""
         return True
 
 
@@ -135,18 +141,23 @@ class Reader(StorageReader):
         """One instance reads one checkpoint."""
 
     def read_metadata(self, *args: Any) -> Metadata:
+        """Which tensors there are, and in which chunks."""
         return read_metadata(self.folder)
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any) -> None:
+        """Remember where the chunks are."""
         self.places = metadata.storage_data
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        """A rank reads what the planner asks for."""
         return plan
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        """Ranks read on their own."""
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Read into the planner's tensors in place, opening each file once."""
         by_file = defaultdict(list)
         for item in plan.items:
             by_file[self.places[item.storage_index].file].append(item)
@@ -163,6 +174,7 @@ class Reader(StorageReader):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """Paths are checked when they are used."""
         return True
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from grainline.documents import write_atomically
+from grainline.documents import GrainlineError, write_atomically
 from grainline.hardware import rates
 
 DTYPES = ("float32", "bfloat16")
@@ -41,7 +41,7 @@ def figures(name: str, device: str, threads: int | None, torch_version: str, fre
             return Figures(**json.loads(file.read_text())["figures"])
     found = _measured(device, threads)
     if not found.disturbed:
-        with suppress(OSError):  # a home that can't be written only costs half a second each time
+        with suppress(OSError, GrainlineError):  # a home that can't be written only costs half a second each time
             write_atomically(file, json.dumps({"device": name, "figures": asdict(found)}, indent=2) + "\n")
     return found
 

@@ -104,8 +104,8 @@ def dry_run(
 
 
 def _is_quick(found: Estimate, recipe: Recipe, decision: Decision) -> bool:
-    """Whether a few passes take well under a minute, even at a small part of the matmul rate."""
-    if found.tokens_per_second is None:
-        return found.parameters * decision.micro_batch_sequences * recipe.data.sequence_length < 1e12
+    """Whether a few passes take well under a minute: small ones on any machine, others by what is known of this one."""
     tokens = (PASSES + 1) * decision.micro_batch_sequences * recipe.data.sequence_length
+    if found.parameters * tokens < 1e12 or found.tokens_per_second is None:
+        return found.parameters * tokens < 1e12
     return tokens / found.tokens_per_second < LONGEST_SECONDS

@@ -106,6 +106,5 @@ def dry_run(
 def _is_quick(found: Estimate, recipe: Recipe, decision: Decision) -> bool:
     """Whether a few passes take well under a minute: small ones on any machine, others by what is known of this one."""
     tokens = (PASSES + 1) * decision.micro_batch_sequences * recipe.data.sequence_length
-    if found.parameters * tokens < 1e12 or found.tokens_per_second is None:
-        return found.parameters * tokens < 1e12
-    return tokens / found.tokens_per_second < LONGEST_SECONDS
+    rate = found.tokens_per_second
+    return found.parameters * tokens < 1e12 or (rate is not None and tokens / rate < LONGEST_SECONDS)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grainline.data import builtin
-from grainline.data.files import find_text
+from grainline.data.files import find_text, refuse_inside
 from grainline.data.formats import _pieces, text_bytes
 from grainline.data.readers import TextDocument, read_text
 from grainline.documents import GrainlineError
@@ -149,6 +149,18 @@ def test_names_that_match_nothing(tmp_path: Path) -> None:
     assert "matches no file" in refused(tmp_path / "*.md")
     assert "Nor is there a folder" in refused(tmp_path / "no" / "a.txt")
     assert "name files" in refused()
+
+
+def test_a_folder_to_write_to_must_not_be_searched_for_text(tmp_path: Path) -> None:
+    run = tmp_path / "notes" / "runs" / "mine"
+    run.mkdir(parents=True)
+    for source in ("notes", "notes/runs/mine", "no*", "notes/*", "notes/**/*.md", "**/*.txt"):
+        with pytest.raises(GrainlineError, match=r"is searched for text, and .*mine lies in it.*\(--out\)"):
+            refuse_inside(run, ["builtin", str(tmp_path / source)])
+    (tmp_path / "notes" / "runs" / "a.txt").write_text("text")
+    for source in ("notes/runs/a.txt", "notes/runs/*.txt", "other", "oth*"):
+        refuse_inside(run, ["builtin", str(tmp_path / source)])
+    refuse_inside(tmp_path / "notes" / ".runs" / "mine", [tmp_path / "notes"])
 
 
 def test_kinds_that_are_not_read(tmp_path: Path) -> None:

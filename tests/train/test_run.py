@@ -233,10 +233,15 @@ def test_a_full_disk_stops_the_run_with_its_last_checkpoint(
     assert _curve(broken) == _curve(whole)
 
 
-def test_a_finished_run_is_returned_as_it_is(tiny: MakeRecipe, run: Run, tmp_path: Path) -> None:
+def test_a_finished_run_is_returned_as_it_is(
+    tiny: MakeRecipe, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = run(tiny(), tmp_path)
     before = (tmp_path / "metrics.jsonl").stat().st_mtime_ns
     assert run(tiny(), tmp_path) == first
+    capsys.readouterr()
+    assert train(tiny(), out=tmp_path) == first
+    assert f"The model is in {first.model}. To start anew: --no-resume." in capsys.readouterr().err
     assert (tmp_path / "metrics.jsonl").stat().st_mtime_ns == before
     moved = tmp_path.rename(tmp_path.with_name(tmp_path.name + "-moved"))
     assert run(tiny(), moved).model == moved / "model"
@@ -382,6 +387,12 @@ def test_a_vocabulary_that_does_not_fit(tiny: MakeRecipe, run: Run, tmp_path: Pa
     short = config.model_copy(update={"max_positions": 16})
     with pytest.raises(GrainlineError, match=r"sequence_length is 32, but the model's max_positions is 16"):
         run(tiny(model={"depth": None, "config": short.tables()}), tmp_path / "second")
+
+
+def test_a_folder_that_is_read_is_not_written_to(tiny: MakeRecipe, run: Run, tmp_path: Path) -> None:
+    with pytest.raises(GrainlineError, match=r"is searched for text, and .* lies in it"):
+        run(tiny(data={"text": [str(tmp_path)]}), tmp_path / "run")
+    assert not (tmp_path / "run" / "log.txt").exists()
 
 
 def test_a_file_where_the_folder_should_be(tiny: MakeRecipe, run: Run, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,6 +57,33 @@ def find_text(sources: Sequence[str | Path]) -> Found:
             found = _matches(Path(source).expanduser(), skipped)
             files.update(dict.fromkeys(found))
     return Found("builtin" in map(str, sources), tuple(files), dict(sorted(skipped.items())))
+
+
+def refuse_inside(folder: Path, sources: Sequence[str | Path]) -> None:
+    """Raise GrainlineError if a folder or glob among `sources` takes in `folder`, which is there.
+
+    What is written to it (a log, a model card) would be read as text, and change the text under a run that goes on.
+    """
+    place = folder.resolve()
+    for source in sources:
+        for root in _searched(Path(source).expanduser()) if str(source) != "builtin" else ():
+            inside = place.is_relative_to(root)
+            if inside and not any(name.startswith(".") for name in place.relative_to(root).parts):
+                raise GrainlineError(
+                    f"{source}: is searched for text, and {folder} lies in it: what is written there would be read "
+                    "too. Write to a folder elsewhere (--out), or name the text more closely."
+                )
+
+
+def _searched(source: Path) -> Iterator[Path]:
+    """Folders that are gone through for this source."""
+    if source.is_dir():
+        yield source.resolve()
+    elif glob.has_magic(str(source)):
+        yield from (Path(name).resolve() for name in glob.glob(str(source), recursive=True) if os.path.isdir(name))
+        if "**" in source.parts:
+            fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), source.parts))
+            yield Path(*fixed).resolve()
 
 
 def _matches(source: Path, skipped: Counter[str]) -> list[Path]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from grainline import __version__
+from grainline.data.files import refuse_inside
 from grainline.documents import GrainlineError
 from grainline.quickstart import stages
 from grainline.quickstart.card import model_card
@@ -50,6 +51,7 @@ def quickstart(
     and what it found; `quiet` hides how far a stage is. Raises GrainlineError if `out` holds a quickstart with other
     options, or something else.
     """
+    refuse_inside(out, options.text)
     say = say or (lambda text: print(text, file=sys.stderr, flush=True))
     folder = QuickstartFolder(out)
     run = Run(options, folder, _facts(options, folder, fresh), say, quiet)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from grainline.data.files import refuse_inside
 from grainline.documents import ModelConfig, Plan, Recipe
 from grainline.hardware import Machine, look
 from grainline.models.count import parameters
@@ -58,11 +59,13 @@ def train(
     ranks = join_ranks(plan.execution.device)
     with ExitStack() as stack:
         done = ranks.on_first(lambda: _claim(files, recipe, plan, ranks, resume, stack))
+        quiet = quiet or not ranks.is_first
         if done is not None:
+            Reporter(recipe.training.steps, quiet=quiet).say(
+                f"This run came to its end before. The model is in {done.model}. To start anew: --no-resume."
+            )
             return done
-        report = Reporter(
-            recipe.training.steps, files.log if ranks.is_first else None, quiet=quiet or not ranks.is_first
-        )
+        report = Reporter(recipe.training.steps, files.log if ranks.is_first else None, quiet=quiet)
         stack.callback(report.close)
         stack.enter_context(_threads_restored())
         return _train(recipe, plan, files, Path(data) if data else files.data, ranks, report, stack)
@@ -78,6 +81,7 @@ def _claim(
     refuse_unsupported(plan, ranks)
     check_shares(recipe, plan, ranks)
     stack.enter_context(files.locked())
+    refuse_inside(files.out, recipe.data.text)
     if resume:
         files.check_recipe(recipe)
         done = TrainResult.load(files.result) if files.model.is_dir() else None

@@ -196,7 +196,7 @@ def test_binary_and_other_encodings_are_named_by_byte(tmp_path: Path) -> None:
 def test_json_lines_that_do_not_hold(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n\n{"text": "b"\n')
-    assert f"{path}, line 3: isn't JSON" in refused(path)
+    assert f"{path}, line 3: isn't JSON: unexpected end of data at character 14." in refused(path)
     path.write_text('{"text": "a"}\n["b"]\n')
     assert "line 2: every line must be an object" in refused(path)
     path.write_text('{"id": 1, "Text_raw": "a"}\n')
@@ -204,7 +204,7 @@ def test_json_lines_that_do_not_hold(tmp_path: Path) -> None:
     assert "line 1: no key 'text' (or 'content'). Found: 'id', 'Text_raw'." in message
     assert "Rename 'Text_raw' to 'text'" in message
     path.write_text('{"text": 5}\n')
-    assert "line 1: 'text' must be a string; this one is a int" in refused(path)
+    assert "line 1: 'text' must be a string; this one is a number." in refused(path)
     path.write_bytes(b'{"text": "a"}\n{"text": "\xe8"}\n')
     assert f"{path}: byte 24 (0xe8) isn't UTF-8" in refused(path)
 

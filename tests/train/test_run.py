@@ -389,6 +389,18 @@ def test_a_vocabulary_that_does_not_fit(tiny: MakeRecipe, run: Run, tmp_path: Pa
         run(tiny(model={"depth": None, "config": short.tables()}), tmp_path / "second")
 
 
+def test_a_damaged_tokenizer_of_a_run_is_trained_again(
+    tiny: MakeRecipe, one_thread: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _stop_at(monkeypatch, 5)
+    with pytest.raises(TrainingInterrupted):
+        train(tiny(), one_thread, out=tmp_path, quiet=True)
+    monkeypatch.undo()
+    path = tmp_path / "data" / "tokenizer" / "tokenizer.json"
+    path.write_bytes(path.read_bytes()[:500])
+    assert train(tiny(), out=tmp_path, quiet=True).resumed_from == 6
+
+
 def test_a_folder_that_is_read_is_not_written_to(tiny: MakeRecipe, run: Run, tmp_path: Path) -> None:
     with pytest.raises(GrainlineError, match=r"is searched for text, and .* lies in it"):
         run(tiny(data={"text": [str(tmp_path)]}), tmp_path / "run")

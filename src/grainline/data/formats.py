@@ -183,14 +183,21 @@ def _json_records(path: Path) -> Iterator[Record]:
                     tables = orjson.loads(line)
                 except orjson.JSONDecodeError as error:
                     _decoded(line, path, position)  # bytes that aren't text are the better reason
-                    raise GrainlineError(f"{path}, line {number}: isn't JSON: {error}.") from None
+                    why = f"{error.msg} at character {error.pos + 1}"
+                    raise GrainlineError(f"{path}, line {number}: isn't JSON: {why}.") from None
                 if not isinstance(tables, dict):
                     raise GrainlineError(
                         f"{path}, line {number}: every line must be an object with a text in it, "
-                        f'such as {{"text": "…"}}; this one is a {type(tables).__name__}.'
+                        f'such as {{"text": "…"}}; this one is {_kind(tables)}.'
                     )
                 yield _record(tables, f"{path}, line {number}")
             position += len(line)
+
+
+def _kind(value: object) -> str:
+    """What JSON calls it."""
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")
 
 
 def _record(table: Mapping[str, Any], where: str) -> Record:
@@ -198,7 +205,7 @@ def _record(table: Mapping[str, Any], where: str) -> Record:
     if key is None:
         raise _no_text(where, "key", list(table))
     if not isinstance(table[key], str):
-        raise GrainlineError(f"{where}: '{key}' must be a string; this one is a {type(table[key]).__name__}.")
+        raise GrainlineError(f"{where}: '{key}' must be a string; this one is {_kind(table[key])}.")
     part = _first(PART_KEYS, table)
     return Record(table[key], None if part is None or table[part] is None else str(table[part]))
 

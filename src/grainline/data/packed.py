@@ -78,7 +78,10 @@ class Packed:
         except FileNotFoundError:
             raise GrainlineError(f"{folder}: holds no packed text (no {INDEX}).") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise GrainlineError(f"{path}: isn't the index of packed text ({error!r}).") from None
+            raise GrainlineError(
+                f"{path}: damaged, or isn't the index of packed text ({type(error).__name__}: {error}). "
+                f"Delete {folder} and pack the text again."
+            ) from None
 
     def save(self, folder: Path) -> None:
         """Write the index to `folder`, where the shards are."""

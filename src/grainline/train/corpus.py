@@ -84,7 +84,10 @@ def _trained(recipe: Recipe, found: Found, folder: Path, say: Callable[[str], No
         "validation_fraction": data.validation_fraction,
     }
     if _read(folder / MADE_FROM) == made_from:
-        return Tokenizer.load(folder)
+        try:
+            return Tokenizer.load(folder)
+        except GrainlineError as error:
+            say(f"{error} The same is trained again.")
     say(f"Training a tokenizer of {data.vocab_size:,} tokens.")
     tokenizer = train_tokenizer(
         found, data.vocab_size, validation_fraction=data.validation_fraction, max_bytes=data.max_bytes

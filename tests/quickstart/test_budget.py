@@ -57,6 +57,7 @@ def test_recipes_of_both_models_differ_in_the_model_alone():
         ({"minutes": 0.01}, "between 0.1 and 100,000"),
         ({"minutes": float("inf")}, "--minutes inf"),
         ({"minutes": float("nan")}, "--minutes nan"),
+        ({"seed": -1}, "--seed -1"),
         ({"depth": 0}, "between 1 and 64"),
         ({"text": ()}, "at least one file"),
     ],

@@ -143,6 +143,35 @@ def test_too_little_time_still_leaves_text_to_hold_out(options, tmp_path, monkey
     assert {row["part"] for row in run.facts["corpus"] if row["split"] == "valid"} == {"fables", "hymns"}
 
 
+def test_a_wrong_name_can_be_put_right(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(quickstart_run, "STAGES", quickstart_run.STAGES[:2])
+    monkeypatch.setattr(quickstart_run, "model_card", lambda out: "")
+    monkeypatch.setattr(quickstart_run, "render", lambda out: out)
+    out = tmp_path / "run"
+    with pytest.raises(GrainlineError, match="no such file or folder"):
+        quickstart_run.quickstart(replace(options, text=(f"{options.text[0]}s",)), out)
+    (out / "model").mkdir()  # where the card goes
+    assert quickstart_run.quickstart(options, out) == out
+    with pytest.raises(GrainlineError, match=r"other options \(seed: 3 → 4\)"):
+        quickstart_run.quickstart(replace(options, seed=4), out)
+
+
+def test_too_little_text_can_be_added_to(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "measure_speed", lambda *_: Speed(0.03, 0.03, 4096, "float32"))
+    text, whole = tmp_path / "text.txt", (Path(options.text[0]) / "hymns.txt").read_text()
+    text.write_text(whole[:3000])
+    said = []
+    run = stages.Run(replace(options, text=(str(text),)), QuickstartFolder(tmp_path / "run"), {}, said.append)
+    stages.see_machine(run)
+    stages.make_tokenizer(run)
+    with pytest.raises(GrainlineError, match=r"text.txt: too little text: .* tokens to learn from.*Give more text"):
+        stages.divide_time(run)
+    text.write_text(whole)
+    stages.divide_time(run)
+    assert sum(line.startswith("Tokenizer") for line in said) == 2
+    assert f"read {run.facts['budget']['epochs']:,.0f} times and learnt by heart" in said[-1]
+
+
 def test_a_folder_of_something_else_is_left_alone(options, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(GrainlineError, match="isn't a quickstart"):

@@ -28,6 +28,8 @@ class Options:
             raise GrainlineError(f"--minutes {self.minutes:g}: must be a number of minutes between {bounds}.")
         if self.depth is not None and not 1 <= self.depth <= 64:
             raise GrainlineError(f"--depth {self.depth}: must be between 1 and 64 layers.")
+        if self.seed < 0:
+            raise GrainlineError(f"--seed {self.seed}: must be 0 or more.")
         if not self.text:
             raise GrainlineError("--text: name at least one file, folder or glob, or leave it out.")
 

@@ -102,10 +102,10 @@ def _facts(options: Options, folder: QuickstartFolder, fresh: bool) -> dict[str,
         asked = before["options"]
     except (ValueError, KeyError, TypeError):
         raise GrainlineError(f"{folder.facts} can't be read. Begin anew (--fresh), or name another folder.") from None
-    if asked != options.tables():
+    if asked != options.tables() and len(before.get("timings", ())) > 1:  # else only the machine was looked at
         changed = [f"{k}: {asked.get(k)} → {v}" for k, v in options.tables().items() if asked.get(k) != v]
         raise GrainlineError(
             f"{folder.out} holds a quickstart with other options ({'; '.join(changed)}). "
             "Begin anew (--fresh), or name another folder (--out)."
         )
-    return before
+    return before if asked == options.tables() else begun

@@ -17,7 +17,7 @@ from grainline.data.pack import pack
 from grainline.data.packed import Packed, validation_documents
 from grainline.data.readers import TextDocument, read_text
 from grainline.data.tokenizer import Tokenizer, train_tokenizer
-from grainline.documents import ModelConfig, write_atomically
+from grainline.documents import GrainlineError, ModelConfig, write_atomically
 from grainline.eval.baselines.compare import ngram_scores, xz_scores
 from grainline.eval.bits_per_byte import bits_per_byte
 from grainline.eval.scores import Scores
@@ -42,6 +42,8 @@ from grainline.quickstart.words import size
 from grainline.train.run import train
 
 LEAST_BYTES = 1 << 20  # of text to pack, however little will be read: some documents of it are held out
+MANY_EPOCHS = 16
+"""Up to 4 readings of a text teach almost as much as new text would, and by about 16 little more (arXiv 2305.16264)."""
 SAMPLE_TOKENS, PROMPT_TOKENS, MOST_SAMPLES = 100, 24, 6
 LABELS = {"sparse": "sparse", "dense": "dense, same active size", "n-gram": "n-gram, order 5", "xz": "xz -9"}
 
@@ -93,8 +95,9 @@ def see_machine(run: Run) -> None:
     gpu = machine.accelerators[0].name if machine.accelerators else "no GPU"
     free = f"{machine.memory_available_bytes / 2**30:.0f} GiB of free memory"
     run.say(f"{machine.cpu}, {machine.usable_cores} cores, {free}, {gpu}.")
+    minutes = f"{run.options.minutes:g} minute{'' if run.options.minutes == 1 else 's'}"
     run.say(
-        f"In about {run.options.minutes:g} minutes: train a tokenizer and a sparse model of {depth} layers on "
+        f"In about {minutes}: train a tokenizer and a sparse model of {depth} layers on "
         f"{_named(run.options.text)}, compare it with a dense model of the same active size, an n-gram model and xz, "
         f"and write it all to {run.folder.out}."
     )
@@ -102,25 +105,31 @@ def see_machine(run: Run) -> None:
 
 def make_tokenizer(run: Run) -> None:
     """Byte-level BPE, on an even sample of the text."""
-    size = vocabulary_for(run.facts["depth"])
-    tokenizer = train_tokenizer(find_text(run.options.text), size, validation_fraction=VALIDATION_FRACTION)
+    size, found = vocabulary_for(run.facts["depth"]), find_text(run.options.text)
+    tokenizer = train_tokenizer(found, size, validation_fraction=VALIDATION_FRACTION)
     tokenizer.save(run.folder.tokenizer)
+    run.know(text=found.fingerprint)
     run.say(f"Tokenizer: {tokenizer.vocab_size:,} tokens.")
 
 
 def divide_time(run: Run) -> None:
     """Measure a step of both models, decide steps and rates, and pack as much text as will be read."""
+    found = find_text(run.options.text)
+    if run.facts.get("text") != found.fingerprint:  # what was too little, or damaged, has been mended since
+        make_tokenizer(run)
     tokenizer, config = Tokenizer.load(run.folder.tokenizer), run.sparse
     speed = measure_speed(config, dense_twin(config), look(disk=run.folder.out))
     budget = plan_budget(config, run.facts["depth"], speed, run.options.minutes * 60 - run.seconds_spent)
-    found = find_text(run.options.text)
     wanted_bytes = int(budget.tokens * bytes_per_token(tokenizer, run.options.text) / (1 - VALIDATION_FRACTION))
     max_bytes = max(LEAST_BYTES, wanted_bytes)
     packed = pack(found, tokenizer, run.folder.packed, validation_fraction=VALIDATION_FRACTION, max_bytes=max_bytes)
-    dataset = TokenDataset.open(
-        packed.folder, "train", SEQUENCE_LENGTH, batch_sequences=budget.batch_tokens // SEQUENCE_LENGTH
-    )
-    TokenDataset.open(packed.folder, "valid", SEQUENCE_LENGTH)
+    if packed.tokens("train") <= budget.batch_tokens or packed.tokens("valid") <= SEQUENCE_LENGTH:
+        raise GrainlineError(
+            f"{_named(run.options.text)}: too little text: {packed.tokens('train'):,} tokens to learn from, and "
+            f"{packed.tokens('valid'):,} held out. A batch is {budget.batch_tokens:,}, and {SEQUENCE_LENGTH + 1} must "
+            "be held out. Give more text."
+        )
+    dataset = TokenDataset.open(packed.folder, "train", SEQUENCE_LENGTH)
     epochs = budget.tokens / (len(dataset) * SEQUENCE_LENGTH)
     if 0.8 < epochs < 1.25:  # the text was cut to fit: read all of it, once
         budget = replace(budget, steps=len(dataset) * SEQUENCE_LENGTH // budget.batch_tokens)
@@ -138,6 +147,8 @@ def divide_time(run: Run) -> None:
         f"each model, {budget.seconds_per_step:.2f} s a step, in {budget.compute}. Batch and rate: the Ling laws"
         f"{'' if is_fitted(flops) else ', extrapolated'} at {flops:.1e} FLOPs."
     )
+    if epochs > MANY_EPOCHS:
+        run.say(f"So little text is read {epochs:,.0f} times and learnt by heart: more text makes a better model.")
 
 
 def train_sparse(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""How far work has come, for every room: counted work on standard error, and seconds in words."""
+"""How far work has come, for every room: counted work on standard error, and counts and seconds in words."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ def counted(label: str, total: int, *, quiet: bool = False) -> Iterator[Callable
             print(f"{label}: {done} of {total}, {duration(told - started)}", file=sys.stderr, flush=True)
 
     yield more
+
+
+def counts(number: int, one: str) -> str:
+    """1 thread, 2 threads."""
+    return f"{number:,} {one}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

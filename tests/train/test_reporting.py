@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import threading
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from grainline.train.metrics import MetricsLog, read_metrics
-from grainline.train.progress import Reporter, describe
+from grainline.train.progress import Reporter, describe, live_line
 from grainline.train.signals import StopRequest
 
 
@@ -44,9 +46,20 @@ LINE = {
 
 
 def test_a_step_in_words() -> None:
-    assert describe(LINE, 75) == ("loss 2.500  1.250 bits/byte  1,234 tok/s  MFU 31%  imbalance 1.40  1 min 15 s left")
+    assert describe(LINE) == "loss 2.500  1.250 bits/byte  1,234 tok/s  MFU 31%  imbalance 1.40"
     dense = {**LINE, "mfu": None, "imbalance": []}
-    assert describe(dense, 3) == "loss 2.500  1.250 bits/byte  1,234 tok/s  3 s left"
+    assert describe(dense) == "loss 2.500  1.250 bits/byte  1,234 tok/s"
+
+
+@pytest.mark.parametrize(("width", "bar", "end"), [(120, 20, "1.40"), (90, 8, "1.40"), (60, 0, "…")])
+def test_the_live_line_is_one_line_on_any_terminal(width: int, bar: int, end: str) -> None:
+    console = Console(file=StringIO(), force_terminal=True, width=width, color_system=None)
+    live = live_line(console)
+    live.add_task("", total=20, completed=3, fields=f"9 s left  {describe(LINE)}")
+    console.print(live.get_renderable())
+    (said,) = console.file.getvalue().splitlines()
+    assert said.index("3/20  9 s left  loss 2.500  1.250 bits/byte") == (bar + 1 if bar else 0)
+    assert said.rstrip().endswith(end)
 
 
 def test_without_a_terminal_there_are_plain_lines_and_a_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from grainline._progress import counts
 from grainline.cli import ANYWHERE
 from grainline.documents import GrainlineError
 
@@ -148,7 +149,8 @@ def _bfloat16(machine: Machine) -> Check:
 
 def _accelerator(machine: Machine) -> Check:
     names = [f"{gpu.name} ({gpu.memory_bytes / GIB:.0f} GiB)" for gpu in machine.accelerators]
-    return Check("accelerator", "ok", ", ".join(names) or f"none; computing on the CPU with {machine.threads} threads")
+    threads = counts(machine.threads, "thread")
+    return Check("accelerator", "ok", ", ".join(names) or f"none; computing on the CPU with {threads}")
 
 
 def _compiler() -> Check:

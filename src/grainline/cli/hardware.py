@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grainline._progress import counts
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -49,7 +51,7 @@ def table(machine: Machine) -> Table:
     found.add_row(
         "cores",
         f"{machine.usable_cores} usable of {machine.physical_cores} "
-        f"({machine.logical_cores} hardware threads); computing with {machine.threads} threads",
+        f"({machine.logical_cores} hardware threads); computing with {counts(machine.threads, 'thread')}",
     )
     found.add_row(
         "memory", f"{machine.memory_available_bytes / GIB:.1f} GiB available of {machine.memory_bytes / GIB:.1f} GiB"

@@ -83,7 +83,7 @@ def _print_dry_run(found: DryRun, json: bool) -> None:
 def _table(found: DryRun) -> Table:
     from rich.table import Table
 
-    from grainline._progress import duration
+    from grainline._progress import counts, duration
     from grainline.train.estimate import UTILISATION
 
     need, execution = found.estimate, found.plan.execution
@@ -96,8 +96,9 @@ def _table(found: DryRun) -> Table:
     table.add_row(
         "computed",
         found.compute,
-        f"{execution.device}, {execution.threads} threads, {execution.micro_batch_sequences} sequences per pass, "
-        f"{found.plan.layout.data_parallel} rank(s)",
+        f"{execution.device}, {counts(execution.threads or 1, 'thread')}, "
+        f"{counts(execution.micro_batch_sequences or 1, 'sequence')} per pass, "
+        f"{counts(found.plan.layout.data_parallel, 'rank')}",
     )
     memory, disk = need.memory, need.disk
     table.add_row("memory per rank", _size(memory.total), f"of {_size(found.free_memory_bytes)} free")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task
+from rich.table import Column
 from rich.text import Text
 
 from grainline._progress import PLAIN_SECONDS, duration
@@ -46,22 +47,16 @@ class Reporter:
 
     def step(self, line: dict[str, Any], seconds_left: float) -> None:
         """One step's metrics; shown live, or every few seconds."""
-        text = describe(line, seconds_left)
+        text, left = describe(line), f"{duration(round(seconds_left))} left"
         if self._console.is_terminal and not self._quiet:
             if self._live is None:
-                self._live = Progress(
-                    TextColumn("{task.completed}/{task.total}"),
-                    BarColumn(bar_width=20),
-                    _Fields(),
-                    console=self._console,
-                    transient=True,
-                )
+                self._live = live_line(self._console)
                 self._live.start()
-                self._task = self._live.add_task("", total=self._steps, fields=text)
-            self._live.update(self._task, completed=line["step"], fields=text)
+                self._task = self._live.add_task("", total=self._steps, fields="")
+            self._live.update(self._task, completed=line["step"], fields=f"{left}  {text}")
         if time.monotonic() - self._last_plain >= PLAIN_SECONDS or line["step"] == self._steps:
             self._last_plain = time.monotonic()
-            plain = f"step {line['step']}/{self._steps}  {text}"
+            plain = f"step {line['step']}/{self._steps}  {text}  {left}"
             if self._live is None:
                 self.say(plain)
             elif self._log is not None:
@@ -78,12 +73,20 @@ class Reporter:
             self._log = None
 
 
-class _Fields(ProgressColumn):
+def live_line(console: Console) -> Progress:
+    """A bar, steps, and what the task's `fields` say, always in one line: a narrow terminal first gets less of the bar.
+
+    Two lines would wipe out what is written between two refreshes, as at Ctrl-C.
+    """
+    return Progress(BarColumn(bar_width=20), _Words(Column(no_wrap=True)), console=console, transient=True)
+
+
+class _Words(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(task.fields["fields"])
+        return Text(f"{task.completed:.0f}/{task.total:.0f}  {task.fields['fields']}")
 
 
-def describe(line: dict[str, Any], seconds_left: float) -> str:
+def describe(line: dict[str, Any]) -> str:
     """A step's metrics in one line of text."""
     parts = [f"loss {line['loss']:.3f}", f"{line['bits_per_byte']:.3f} bits/byte"]
     parts.append(f"{line['tokens_per_second']:,.0f} tok/s")
@@ -91,5 +94,4 @@ def describe(line: dict[str, Any], seconds_left: float) -> str:
         parts.append(f"MFU {line['mfu']:.0%}")
     if line.get("imbalance"):
         parts.append(f"imbalance {max(line['imbalance']):.2f}")
-    parts.append(f"{duration(round(seconds_left))} left")
     return "  ".join(parts)

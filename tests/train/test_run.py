@@ -401,6 +401,15 @@ def test_a_damaged_tokenizer_of_a_run_is_trained_again(
     assert train(tiny(), out=tmp_path, quiet=True).resumed_from == 6
 
 
+def test_memory_that_may_not_suffice_is_told(
+    tiny: MakeRecipe, one_thread: Plan, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("grainline.train.run.free_memory_bytes", lambda machine, ranks: 1000)
+    train(tiny(), one_thread, out=tmp_path, data=data)
+    log = (tmp_path / "log.txt").read_text()
+    assert "Memory may not suffice: about 0.0 GB are needed, 0.0 GB are free." in log
+
+
 def test_a_folder_that_is_read_is_not_written_to(tiny: MakeRecipe, run: Run, tmp_path: Path) -> None:
     with pytest.raises(GrainlineError, match=r"is searched for text, and .* lies in it"):
         run(tiny(data={"text": [str(tmp_path)]}), tmp_path / "run")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from grainline._progress import counts
 from grainline.data.files import refuse_inside
 from grainline.documents import ModelConfig, Plan, Recipe
 from grainline.hardware import Machine, look
@@ -18,7 +19,7 @@ from grainline.parallel import Ranks, join_ranks, refuse_unsupported
 from grainline.train.batches import check_shares
 from grainline.train.checkpoint import CheckpointWriter, load, newest
 from grainline.train.corpus import Corpus, prepare
-from grainline.train.decide import Decision, decide, peak_flops
+from grainline.train.decide import Decision, decide, estimate_run, free_memory_bytes, peak_flops
 from grainline.train.documents import read_plan, read_recipe
 from grainline.train.files import RunFolder, write_down
 from grainline.train.finish import finish
@@ -103,6 +104,13 @@ def _train(
     config = source.config if isinstance(source, Model) else source
     decision = decide(recipe, plan, config, machine, ranks, files.read_run())
     torch.set_num_threads(decision.threads)
+    need = estimate_run(recipe, config, decision, machine, ranks, 0).memory.total
+    free = free_memory_bytes(machine, ranks)
+    if need > free:
+        report.say(
+            f"Memory may not suffice: about {need / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free. "
+            "grainline train --dry-run says what for."
+        )
     ranks.on_first(lambda: _keep(files, recipe, decision, config, corpus, machine))
     setup = set_up(
         recipe,
@@ -183,11 +191,12 @@ def _intention(setup: Setup, decision: Decision, config: ModelConfig, corpus: Co
         f"{setup.ranks.world} ranks on {setup.ranks.device.type}" if setup.ranks.world > 1 else str(setup.ranks.device)
     )
     epochs = training.steps * setup.recipe.batch_sequences / len(corpus.train)
+    times = f"{epochs:.2g}" if epochs < 10 else f"{epochs:,.0f}"
     return (
         f"{begin}: {count.total / 1e6:,.1f} million parameters ({count.active / 1e6:,.1f} million active), "
-        f"{training.steps:,} steps of {training.batch_tokens:,} tokens ({epochs:.2g} epochs), "
-        f"{decision.compute} on {where}, {decision.threads} threads, "
-        f"{decision.micro_batch_sequences} sequences per pass."
+        f"{training.steps:,} steps of {training.batch_tokens:,} tokens ({times} epochs), "
+        f"{decision.compute} on {where}, {counts(decision.threads, 'thread')}, "
+        f"{counts(decision.micro_batch_sequences, 'sequence')} per pass."
     )
 
 

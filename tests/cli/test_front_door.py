@@ -114,13 +114,20 @@ def raising(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     return errors
 
 
+MEND_DISK = " Free some space, or write to another disk, and run this again."
+MEND_MEMORY = """\
+grainline: there isn't enough memory for this. A smaller model, shorter sequences, or fewer
+  of them per pass take less; grainline train --dry-run says how much.
+"""
+
+
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
         (GrainlineError("mend this"), 2, "grainline: mend this\n"),
         (AlreadyTold("mend this"), 2, ""),
         (DocumentError(["x: is required."], "r.toml"), 2, "grainline: r.toml: x: is required.\n"),
-        (OSError(errno.ENOSPC, "No space left on device"), 2, "grainline: No space left on device.\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, f"grainline: No space left on device.{MEND_DISK}\n"),
         (PermissionError(errno.EACCES, "Permission denied", "/a/b"), 2, "grainline: /a/b: Permission denied.\n"),
         (
             ModuleNotFoundError("No module named 'a.b'", name="a.b"),
@@ -133,6 +140,9 @@ def raising(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
             "grainline: this Python lacks its own module 'fcntl'.\n"
             "  Complete Pythons on Linux and macOS have it: use another one.\n",
         ),
+        (MemoryError(), 2, MEND_MEMORY),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. can't allocate memory: …"), 2, MEND_MEMORY),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), 2, MEND_MEMORY),
         (KeyboardInterrupt(), 130, "\nInterrupted.\n"),
         (SystemExit(3), 3, ""),
         (SystemExit(), 0, ""),
@@ -224,3 +234,14 @@ def test_doctor_answers_in_json(tmp_path: Path) -> None:
     assert {check["state"] for check in checks.values()} <= {"ok", "limited", "missing"}
     assert all(check["mend"] for check in checks.values() if check["state"] == "missing")
     assert done.returncode == int(any(check["state"] == "missing" for check in checks.values())) == 0, done.stdout
+
+
+def test_no_standard_output_is_no_error() -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"'{sys.executable}' -m grainline --version >&-"],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -60,6 +60,8 @@ EXAMPLES = """\
   grainline serve runs/quickstart/model       http://127.0.0.1:8000/v1"""
 
 DEBUG, ANYWHERE = "GRAINLINE_DEBUG", "ANYWHERE"
+NO_MEMORY = ("can't allocate memory", "out of memory")
+"""How torch's allocators for CPU and GPU say it, in a RuntimeError."""
 OK, FAILED, MENDABLE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 
 
@@ -72,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _dispatch(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by `>&-`
+            sys.stdout.flush()
         return code
     except SystemExit as stop:  # tyro's way out: 0 after --help, 2 after a wrong argument
         return stop.code if isinstance(stop.code, int) else OK
@@ -173,7 +176,16 @@ def _explain(error: Exception) -> int:
         return MENDABLE
     if isinstance(error, OSError) and error.errno in mendable:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"grainline: {where}{error.strerror}.", file=sys.stderr)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        mend = " Free some space, or write to another disk, and run this again." if full else ""
+        print(f"grainline: {where}{error.strerror}.{mend}", file=sys.stderr)
+        return MENDABLE
+    if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
+        print(
+            "grainline: there isn't enough memory for this. A smaller model, shorter sequences, or fewer",
+            file=sys.stderr,
+        )
+        print("  of them per pass take less; grainline train --dry-run says how much.", file=sys.stderr)
         return MENDABLE
     place = traceback.extract_tb(error.__traceback__)[-1]
     print(f"grainline: unexpected {type(error).__name__}: {error}", file=sys.stderr)

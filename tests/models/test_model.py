@@ -134,6 +134,15 @@ def test_losses_equal_a_loop_and_mtp_stops_at_documents():
     assert (sums.counts_LE.sum(1) == 2 * 20 * 4).all()
 
 
+def test_the_dial_has_a_model_at_every_depth() -> None:
+    for depth in range(1, 129):
+        config = config_for_depth(depth, vocab_size=300, max_positions=64)
+        heads, kv_heads = config.attention.heads, config.attention.kv_heads
+        assert 0 <= config.hidden_size - heads * config.attention.head_dim < config.attention.head_dim
+        assert kv_heads <= max(1, heads // 4)
+        assert not any(heads % n == 0 for n in range(kv_heads + 1, heads // 4 + 1))
+
+
 def test_mtp_is_counted_where_it_alone_has_experts():
     config = config_for_depth(1, vocab_size=300, max_positions=64)
     sums = loss_sums(build(config, seed=3), torch.randint(1, 300, (2, 21)))

@@ -8,7 +8,8 @@ from grainline.documents import Attention, ModelConfig, Moe, Rope
 def config_for_depth(depth: int, vocab_size: int, max_positions: int) -> ModelConfig:
     """The model of `depth` layers. The rules, with Ling 2.0's reasons (arXiv 2510.22115, section 2):
 
-    - width D = 32 · depth, at least 64; heads of 32 dims (128 from D = 2,048), a quarter as many for keys and values;
+    - width D = 32 · depth, at least 64; heads of 32 dims (128 from D = 2,048), a quarter as many for keys and values,
+      or the next fewer that share them evenly;
     - experts of F = D/4, granularity 2D/F = 8, the lower end of the laws' optimum of 8–12;
     - 32 experts, 4 of them and a shared one per token: 1 in 6.6 is active (more and sparser from depth 12);
     - the first layer is dense and as wide as the experts a token uses; QK-norm, half of the head dims rotate, MTP.
@@ -29,7 +30,7 @@ def config_for_depth(depth: int, vocab_size: int, max_positions: int) -> ModelCo
         mtp_depth=1,
         attention=Attention(
             heads=heads,
-            kv_heads=max(1, heads // 4),
+            kv_heads=next(n for n in range(max(1, heads // 4), 0, -1) if heads % n == 0),
             head_dim=head_dim,
             qk_norm=True,
             rope=Rope(theta=10_000.0, fraction=0.5),

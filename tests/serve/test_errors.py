@@ -154,11 +154,18 @@ def test_malformed_json_says_where(ask):
     assert "line 2, column 7" in message
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\xff\xfe{", b"[" * 100_000, b'{"n": ' + b"1" * 5000 + b"}", b"[1]", b'"x"', b"null"]
-)
+@pytest.mark.parametrize("content", [b"\xff\xfe{", b"[" * 100_000, b'{"n": ' + b"1" * 5000 + b"}"])
+def test_a_body_that_can_not_be_read(ask, content):
+    refused(ask(COMPLETIONS, content=content), 400, None, "invalid_json")
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'"x"', b"null"])
 def test_a_body_that_is_no_object(ask, content):
     refused(ask(COMPLETIONS, content=content), 400)
+
+
+def test_what_is_no_object_is_told_in_the_words_of_json(ask):
+    assert refused(ask(CHAT, {"messages": ["hi"]}), 400, "messages[0]") == "messages[0]: should be an object, not 'hi'."
 
 
 def test_not_a_number_is_no_temperature(ask):

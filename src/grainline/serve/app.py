@@ -167,7 +167,9 @@ def _answer_errors(app: FastAPI) -> None:
             404: f"There is no {request.url.path} here; GET /openapi.json lists what there is.",
             405: f"{request.url.path} doesn't take {request.method}.",
         }
-        known = ApiError(error.status_code, kinds.get(error.status_code, str(error.detail)), headers=error.headers)
+        status = error.status_code
+        code = "invalid_json" if status == 400 else None
+        known = ApiError(status, kinds.get(status, str(error.detail)), code=code, headers=error.headers)
         return _json(known.body(), known.status, known.headers)
 
     async def left(_: Request, error: Exception) -> Response:

@@ -100,6 +100,7 @@ def from_validation(errors: Sequence[Mapping[str, Any]], body: Any) -> ApiError:
     if error["type"] in (UNKNOWN, UNSUPPORTED):
         return invalid(param, error["msg"], code=error["type"])
     message = error["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
+    message = message.removesuffix(" or object to extract fields from").replace("a valid dictionary", "an object")
     shown = repr(error["input"])
     given = f", not {shown}" if len(shown) <= 80 else ""
     return invalid(param, f"{message}{given}.")

@@ -21,6 +21,8 @@ from grainline.train.checkpoint.folder import CheckpointFolder
 from grainline.train.checkpoint.layout import STATE, CheckpointError, read_json, verify
 from grainline.train.checkpoint.storage import Reader, open_tensors, read_metadata
 
+MEND = "Put the run's own back, or start anew (--no-resume)."
+
 
 def newest(folder: CheckpointFolder, say: Callable[[str], None]) -> Path | None:
     """The newest checkpoint that is whole, or None if there never was one. For the first rank alone.
@@ -49,11 +51,11 @@ def load(checkpoint: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     for name, tensor in tensors.items():
         entry = saved.get(name)
         if not isinstance(entry, TensorStorageMetadata):
-            raise CheckpointError(f"{checkpoint}: has no tensor {name}; it is of another model or optimiser.")
+            raise CheckpointError(f"{checkpoint}: has no tensor {name}; it is of another model or optimiser. {MEND}")
         if entry.size != tensor.shape:
             raise CheckpointError(
                 f"{checkpoint}: {name} has shape {list(entry.size)}, and the model's is {list(tensor.shape)}; "
-                "it is of another model."
+                f"it is of another model. {MEND}"
             )
     try:
         with warnings.catch_warnings():

@@ -114,7 +114,7 @@ def explain_save(failure: CheckpointException, final: Path, folder: CheckpointFo
     """What went wrong on which rank, and what is left to resume from."""
     rank, (error, _) = next(iter(failure.failures.items()))
     steps = folder.steps()
-    left = f"The checkpoint of step {steps[-1]} is whole." if steps else "There is no earlier checkpoint."
+    left = f"The checkpoint of step {steps[-1]} is whole." if steps else f"There is none before it in {folder.path}."
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return CheckpointError(f"{final}: not saved, the disk is full. {left} Free some space and run this again.")
     return CheckpointError(f"{final}: not saved, rank {rank} met {type(error).__name__}: {error}. {left}")

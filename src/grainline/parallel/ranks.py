@@ -34,7 +34,6 @@ class Ranks:
     rank: int = 0
     world: int = 1
     local_world: int = 1
-    patient: dist.ProcessGroup | None = None  # all ranks, waiting for the first one
 
     @property
     def is_first(self) -> bool:
@@ -65,7 +64,7 @@ class Ranks:
                 box[0] = make()
             except Exception as error:
                 failure, box[1] = error, str(error)
-        dist.broadcast_object_list(box, group=self.patient)
+        dist.broadcast_object_list(box, group=_patient_group())
         if failure is not None:
             raise failure
         if box[1] is not None:
@@ -76,7 +75,7 @@ class Ranks:
     def barrier(self) -> None:
         """Wait for all."""
         if self.world > 1:
-            dist.barrier(group=self.patient)
+            dist.barrier(group=_patient_group())
 
 
 def join_ranks(device: str = "auto") -> Ranks:
@@ -99,14 +98,21 @@ def join_ranks(device: str = "auto") -> Ranks:
         backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backends, timeout=COLLECTIVE_TIMEOUT)
         # Not sooner: a group left and joined again would meet the addresses of the first one.
-        atexit.register(dist.destroy_process_group)
-    return Ranks(chosen, dist.get_rank(), world, local_world, _patient_group())
+        atexit.register(_leave)
+    _patient_group()  # made by all ranks at the same point
+    return Ranks(chosen, dist.get_rank(), world, local_world)
 
 
 @functools.cache
 def _patient_group() -> dist.ProcessGroup:
-    """One for the process, however many runs it makes."""
+    """All ranks, waiting for the first one: one group for the process, however many runs it makes."""
     return dist.new_group(backend="gloo", timeout=PATIENCE)
+
+
+def _leave() -> None:
+    """End the groups' threads while Python still runs: nothing may refer to a group any more."""
+    _patient_group.cache_clear()
+    dist.destroy_process_group()
 
 
 def pick_device(wanted: str, local_rank: int) -> torch.device:

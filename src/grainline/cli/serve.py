@@ -52,9 +52,9 @@ def run(
         raise GrainlineError(f"--port {port}: must lie between 0 and 65535.")
     if max_waiting < 1:
         raise GrainlineError(f"--max-waiting {max_waiting}: must be at least 1.")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for talkative in ("httpx", "uvicorn.error"):  # every request to the hub, every step of starting
-        logging.getLogger(talkative).setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    for ours in ("grainline", "uvicorn.access"):  # others tell of every request to the hub, or of torch's caches
+        logging.getLogger(ours).setLevel(logging.INFO)
     log = logging.getLogger(__name__)
     from grainline.serve import server
 

@@ -141,6 +141,16 @@ def test_every_mistake_is_told_at_once() -> None:
     ]
 
 
+def test_a_file_of_another_kind_is_told_the_known_keys_once() -> None:
+    with pytest.raises(DocumentError) as caught:
+        Plan.parse({"xxxx": 1, "yyyy": 2, "layuot": {}})
+    assert [problem.split(": ", 1)[1] for problem in caught.value.problems] == [
+        "unknown key. Known here: execution, layout, schema_version.",
+        "unknown key.",
+        "unknown key. Did you mean 'layout'?",
+    ]
+
+
 def test_whole_numbers_may_be_written_with_an_exponent() -> None:
     recipe = Recipe.parse(RECIPE | {"training": {"steps": 1e4, "batch_tokens": 1024}})
     assert recipe.training.steps == 10_000

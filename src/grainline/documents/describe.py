@@ -26,12 +26,16 @@ WANTED = {
 def describe(model: type[BaseModel], error: ValidationError) -> list[str]:
     """One sentence for each thing wrong; a value that fits none of several types is one thing."""
     sentences: dict[str, list[str]] = {}
+    listed: set[str] = set()  # lists of known keys that were told already
     errors = error.errors()
     for one in errors:
         if one["type"] == "too_short" and any(_lies_in(other["loc"], one["loc"]) for other in errors):
             continue  # pydantic counts only the entries that are right, and tells of the wrong ones besides
         key, owner = _place(model, one["loc"])
-        sentences.setdefault(key, []).append(_what(model, owner, one))
+        what = _what(model, owner, one)
+        first, known, names = what.partition(" Known here:")
+        sentences.setdefault(key, []).append(first if names in listed else what)
+        listed |= {names} if known else set()
     return [f"{key}: {' or '.join(_merged(whats))}" if key else _merged(whats)[0] for key, whats in sentences.items()]
 
 

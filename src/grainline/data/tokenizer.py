@@ -103,7 +103,9 @@ class Tokenizer:
         path = Path(path).expanduser()
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.is_file():
-            raise GrainlineError(f"{file}: no such file.{_other_formats(file.parent)}")
+            raise GrainlineError(
+                f"{file}: no such file; a tokenizer's tokenizer.json is wanted.{_other_formats(file.parent)}"
+            )
         folder = file.parent
         config = _json(folder / CONFIG_FILE)
         template = folder / TEMPLATE_FILE

@@ -146,9 +146,13 @@ def test_a_busy_server_is_asked_again(server: Server, monkeypatch: pytest.Monkey
 
 def test_what_a_server_refuses_is_said(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint.time, "sleep", lambda seconds: None)
-    server.failures = [(400, "too long for the context")]
+    server.failures = [(400, "too long for the context"), (401, "no key"), (404, "no such model")]
     with EndpointScorer(server.url, "tiny", window=20) as scorer:
-        with pytest.raises(GrainlineError, match=r"status 400.*too long for the context"):
+        with pytest.raises(GrainlineError, match=r"status 400.*too long for the context.*lower --window \(20"):
+            scorer.score([Query("abc")])
+        with pytest.raises(GrainlineError, match=r"status 401: no key.* into OPENAI_API_KEY\.$"):
+            scorer.score([Query("abc")])
+        with pytest.raises(GrainlineError, match=r"status 404: .*no such model[^-]*$"):
             scorer.score([Query("abc")])
         server.broken = True
         with pytest.raises(GrainlineError, match="share no token boundary"):

@@ -130,6 +130,13 @@ class EndpointScorer:
         except (KeyError, IndexError, TypeError):
             raise GrainlineError(f"{self.url}/models lists no model; name one.") from None
 
+    def _mend(self, status: int) -> str:
+        if status in (401, 403):
+            return " Put the server's key into OPENAI_API_KEY."
+        if status in (400, 413, 422):
+            return f" If texts are too long for it, lower --window ({self.window} characters now)."
+        return ""
+
     def _asked(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The server's JSON answer; a server that is busy or restarting is asked again."""
         for attempt in range(ATTEMPTS):
@@ -142,8 +149,7 @@ class EndpointScorer:
                     return _json(response, self.url + path)
                 problem = f"status {response.status_code}: {_message(response)}"
                 if response.status_code not in TRANSIENT:
-                    mend = f" If texts are too long for it, lower --window ({self.window} characters now)."
-                    raise GrainlineError(f"{self.url + path} refused: {problem}{mend if body else ''}")
+                    raise GrainlineError(f"{self.url + path} refused: {problem}{self._mend(response.status_code)}")
             if attempt + 1 < ATTEMPTS:
                 time.sleep(2.0**attempt / 2)
         raise GrainlineError(f"{self.url + path} doesn't answer ({problem}). Is the server running at this address?")

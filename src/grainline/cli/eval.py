@@ -42,7 +42,7 @@ def run(
         text: files, folders or globs to score, as `grainline train` reads them; or 'builtin'
         task: JSONL files of examples; or 'true-continuation', which is made from --text
         against: text that an n-gram model and xz learn from, to be scored beside the model: its own training text
-        endpoint: score over this server (http://127.0.0.1:8000/v1), as OpenAI's, instead; OPENAI_API_KEY holds its key
+        endpoint: score through a server's OpenAI API (http://127.0.0.1:8000/v1) instead; OPENAI_API_KEY holds its key
         window: tokens of context (characters, with --endpoint); default: all positions of the model (4000 characters)
         max_bytes: read no more than so many bytes from each source of --text and --against
         device: where to compute, such as cpu or cuda:1; auto: a GPU if there is one

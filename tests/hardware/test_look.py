@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from grainline.hardware import Accelerator, Machine, figures, look, rates
 
 
 @pytest.fixture(autouse=True)
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     figures._measured.cache_clear()
-    return tmp_path / "cache" / "grainline"
+    yield tmp_path / "cache" / "grainline"
+    figures._measured.cache_clear()  # or made-up figures would be kept, for good, by whatever looks next
 
 
 def test_this_machine() -> None:

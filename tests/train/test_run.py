@@ -26,7 +26,7 @@ from grainline.documents import GrainlineError, Plan, Recipe
 from grainline.models.blocks import Block
 from grainline.models.dial import config_for_depth
 from grainline.models.mtp import MultiTokenPrediction
-from grainline.train import TrainingDiverged, TrainingInterrupted, TrainResult, read_metrics, train
+from grainline.train import TrainingDiverged, TrainingInterrupted, TrainResult, dry_run, read_metrics, train
 from grainline.train.checkpoint import CheckpointError, CheckpointFolder, CheckpointSource
 from grainline.train.checkpoint import storage as storage_module
 from grainline.train.loop import Loop, keeps_loads
@@ -413,6 +413,8 @@ def test_memory_that_may_not_suffice_is_told(
 def test_a_folder_that_is_read_is_not_written_to(tiny: MakeRecipe, run: Run, tmp_path: Path) -> None:
     with pytest.raises(GrainlineError, match=r"is searched for text, and .* lies in it"):
         run(tiny(data={"text": [str(tmp_path)]}), tmp_path / "run")
+    with pytest.raises(GrainlineError, match=r"is searched for text, and .* lies in it"):
+        dry_run(tiny(data={"text": [str(tmp_path)]}), out=tmp_path / "run")
     assert not (tmp_path / "run" / "log.txt").exists()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grainline.data.files import refuse_inside
 from grainline.documents import ModelConfig, Plan, Recipe
 from grainline.hardware import look
 from grainline.parallel import Ranks, refuse_unsupported
@@ -82,6 +83,7 @@ def dry_run(
     world = plan.layout.data_parallel
     ranks = Ranks(pick_device(plan.execution.device, 0), 0, world, world)
     refuse_unsupported(plan, ranks)
+    refuse_inside(files.out, recipe.data.text)
     check_shares(recipe, plan, ranks)
     config = foreseen_model(recipe)
     machine = look(disk=files.out)

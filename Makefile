@@ -4,7 +4,8 @@ PYTHON ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-SRC    := src tests benchmarks scripts
+SRC    := src tests benchmarks scripts setup.py
+NATIVE := $(shell find src -name '*.cpp' -o -name '*.h')
 
 .PHONY: quickstart test lint format docs exhibits bench clean help
 .DEFAULT_GOAL := help
@@ -40,6 +41,6 @@ bench: $(STAMP) ## the benchmarks, as ratios against the strongest peers
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) site build src/*.egg-info
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
 	@sh scripts/environment.sh $(VENV) $(PYTHON)
 	@touch $@

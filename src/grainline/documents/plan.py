@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from grainline.documents.base import Document, Part
 
@@ -15,6 +15,30 @@ class Layout(Part):
     data_parallel: PositiveInt = Field(1, description="ranks that see different sequences")
     shard: Literal["none", "full"] = Field(
         "none", description="none: every rank holds all parameters; full: FSDP, each holds its share"
+    )
+
+
+class Pipeline(Part):
+    """How the model is cut into stages, and in which order the ranks work on micro-batches."""
+
+    ranks: PositiveInt = Field(description="pipeline ranks; times layout.data_parallel is how many processes there are")
+    schedule: str = Field("1f1b", description="a name in grainline.schedule.SCHEDULES")
+    microbatches: PositiveInt | None = Field(None, description="in a step, per pipeline; default: 4 times the ranks")
+    cut: Literal["auto", "equal"] | tuple[NonNegativeInt, ...] = Field(
+        "auto", description="cells of each stage in order; auto: balanced by cost, equal: as many blocks in each"
+    )
+    placement: tuple[NonNegativeInt, ...] | None = Field(
+        None, description="the rank of each stage; default: the schedule's own"
+    )
+    recompute: Literal["never", "always", "except_last"] = Field(
+        "never", description="keep a stage's input alone and run it again before the backward"
+    )
+    offload: bool = Field(False, description="kept activations wait in host memory for their backward")
+    vocabulary: Literal["plain", "vocab1", "vocab2"] = Field(
+        "plain", description="vocab1, vocab2: embedding and output layer split over all ranks (arXiv 2411.05288)"
+    )
+    paths: tuple[tuple[tuple[NonNegativeInt, NonNegativeInt], ...], ...] | None = Field(
+        None, description="(stage, rank) hops of each micro-batch, for partial pipelines"
     )
 
 
@@ -39,12 +63,14 @@ class Plan(Document):
 
     layout: Layout = Layout()
     execution: Execution = Execution()
+    pipeline: Pipeline | None = None
 
     @property
     def features(self) -> tuple[str, ...]:
         """What a runtime must be able to do to run this plan, in the field's words."""
         wanted = {
             "data parallelism": self.layout.data_parallel > 1,
+            "pipeline parallelism": self.pipeline is not None,
             "FSDP": self.layout.shard == "full",
             "activation recomputation": self.execution.recompute != "none",
             "torch.compile": self.execution.compile == "on",

@@ -1,0 +1,25 @@
+"""When: schedules as lists of actions, the task graph, its simulator, and the timeline. No torch here."""
+
+from grainline.schedule.actions import Action, Kind
+from grainline.schedule.costs import Costs, StageCost, equal_costs
+from grainline.schedule.dependencies import ScheduleError
+from grainline.schedule.gpipe import gpipe
+from grainline.schedule.graph import TaskGraph
+from grainline.schedule.messages import add_messages
+from grainline.schedule.schedule import Hop, Schedule
+from grainline.schedule.timeline import Timeline
+
+__all__ = [
+    "Action",
+    "Costs",
+    "Hop",
+    "Kind",
+    "Schedule",
+    "ScheduleError",
+    "StageCost",
+    "TaskGraph",
+    "Timeline",
+    "add_messages",
+    "equal_costs",
+    "gpipe",
+]

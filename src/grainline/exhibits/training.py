@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ def _train_in_processes(todo: Mapping[Path, Recipe], scale: Scale) -> None:
     from grainline.hardware import look
 
     workers, others = min(len(todo), look(measure=False).threads), set(active_children())
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         try:
             for done in as_completed([pool.submit(_train, recipe, out) for out, recipe in todo.items()]):
                 scale.tell(done.result())
@@ -60,6 +62,18 @@ def _train_in_processes(todo: Mapping[Path, Recipe], scale: Scale) -> None:
             for worker in set(active_children()) - others:
                 worker.kill()
             raise
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would go on for minutes, with nobody to tell."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _train(recipe: Recipe, out: Path) -> str:

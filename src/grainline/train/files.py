@@ -20,7 +20,7 @@ from grainline.train.decide import Decision
 FREE_TABLES = ("schema_version", "name", "validation", "checkpoint", "guard", "logging")
 """Tables of a recipe that may change when a run is resumed: they don't alter what is learned."""
 
-OTHERWISE = "name another folder (--out), or start anew (--no-resume)."
+OTHERWISE = "name another folder (--out), or start anew (--no-resume; a quickstart: --fresh)."
 
 
 @dataclass(frozen=True)

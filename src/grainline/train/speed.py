@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from grainline.documents import ModelConfig, Recipe
+from grainline.documents.recipe import Loss
+from grainline.documents.recipe import Optimizer as OptimizerChoice
 from grainline.models.build import build
 from grainline.parallel import Ranks
 from grainline.train.decide import Decision
@@ -18,45 +22,70 @@ from grainline.train.setup import DTYPES
 PASSES = 3
 
 
+@dataclass(frozen=True)
+class StepSeconds:
+    """Of one forward and backward pass, and of one update."""
+
+    a_pass: float
+    update: float
+
+
 def measured_tokens_per_second(recipe: Recipe, config: ModelConfig, decision: Decision, ranks: Ranks) -> float:
     """Of the whole run: passes of one micro-batch and an update, timed on random tokens, scaled to a step.
 
     Ranks are taken to be as fast as this one alone; what they lose to each other isn't in it.
     """
+    share = len(ranks.share(recipe.batch_sequences))
+    sequences = min(decision.micro_batch_sequences, share)
     before = torch.get_num_threads()
     torch.set_num_threads(decision.threads)
     try:
-        return _timed(recipe, config, decision, ranks)
+        seconds = step_seconds(
+            config,
+            recipe.loss,
+            recipe.optimizer,
+            decision.compute,
+            ranks.device,
+            shape=(sequences, recipe.data.sequence_length),
+            recompute=decision.plan.execution.recompute == "block",
+            document_attention=recipe.data.document_attention,
+        )
     finally:
         torch.set_num_threads(before)
+    return recipe.training.batch_tokens / (seconds.a_pass * share / sequences + seconds.update)
 
 
-def _timed(recipe: Recipe, config: ModelConfig, decision: Decision, ranks: Ranks) -> float:
-    data, dtype = recipe.data, DTYPES[decision.compute]
-    model = build(config, device=ranks.device)
+def step_seconds(
+    config: ModelConfig,
+    loss: Loss,
+    choice: OptimizerChoice,
+    compute: str,
+    device: torch.device,
+    *,
+    shape: tuple[int, int],
+    recompute: bool = False,
+    document_attention: bool = False,
+) -> StepSeconds:
+    """Of a new model on random tokens, `shape` = (sequences, length), with the threads there are."""
+    dtype = DTYPES[compute]
+    model = build(config, device=device)
     model.compute_dtype = dtype
-    model.recompute = decision.plan.execution.recompute == "block"
+    model.recompute = recompute
+    sequences, length = shape
     objective = Objective(
-        model,
-        recipe.loss,
-        batch_tokens=recipe.training.batch_tokens,
-        document_attention=data.document_attention,
-        bos_token_id=0,
+        model, loss, batch_tokens=sequences * length, document_attention=document_attention, bos_token_id=0
     )
-    optimizer = Optimizer(model.named_parameters(), recipe.optimizer, dtype=dtype)
-    sequences = min(decision.micro_batch_sequences, len(ranks.share(recipe.batch_sequences)))
-    shape = (sequences, data.sequence_length + 1)
-    ids_BS1 = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(ranks.device)
+    optimizer = Optimizer(model.named_parameters(), choice, dtype=dtype)
+    random = torch.Generator().manual_seed(0)
+    ids_BS1 = torch.randint(config.vocab_size, (sequences, length + 1), generator=random).to(device)
 
     def one_pass() -> None:
         objective(ids_BS1)[0].backward()
 
     one_pass()  # the first one also meets the kernels and allocates
-    a_pass = min(_seconds(one_pass, ranks.device) for _ in range(PASSES))
+    a_pass = statistics.median(_seconds(one_pass, device) for _ in range(PASSES))
     optimizer.step(lr=0.0)
-    an_update = _seconds(lambda: optimizer.step(lr=0.0), ranks.device)
-    share = len(ranks.share(recipe.batch_sequences))
-    return recipe.training.batch_tokens / (a_pass * share / sequences + an_update)
+    return StepSeconds(a_pass, _seconds(lambda: optimizer.step(lr=0.0), device))
 
 
 def _seconds(work: Callable[[], None], device: torch.device) -> float:

@@ -7,13 +7,16 @@ from grainline.schedule.gpipe import gpipe
 from grainline.schedule.graph import TaskGraph
 from grainline.schedule.messages import add_messages
 from grainline.schedule.schedule import Hop, Schedule
+from grainline.schedule.table import SCHEDULES, PipelineSchedule, make_schedule
 from grainline.schedule.timeline import Timeline
 
 __all__ = [
+    "SCHEDULES",
     "Action",
     "Costs",
     "Hop",
     "Kind",
+    "PipelineSchedule",
     "Schedule",
     "ScheduleError",
     "StageCost",
@@ -22,4 +25,5 @@ __all__ = [
     "add_messages",
     "equal_costs",
     "gpipe",
+    "make_schedule",
 ]

@@ -1,0 +1,110 @@
+"""The pipeline schedules that there are, by name, and how to ask for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from grainline.documents import GrainlineError, nearest
+from grainline.schedule.breadth_first import breadth_first
+from grainline.schedule.costs import Costs, equal_costs
+from grainline.schedule.gpipe import gpipe
+from grainline.schedule.interleaved import interleaved_1f1b
+from grainline.schedule.one_f_one_b import eager_1f1b, one_f_one_b
+from grainline.schedule.placement import looped
+from grainline.schedule.schedule import Schedule
+
+Make = Callable[[int, int, int, Costs], Schedule]
+"""Ranks, micro-batches, chunks per rank, costs → bare compute."""
+
+
+@dataclass(frozen=True)
+class PipelineSchedule:
+    """A member of the seam: how it is made, and what it needs to know of a person's wishes."""
+
+    make: Make
+    about: str  # in one line
+    chunks: tuple[int, int | None] = (1, 1)  # fewest and most stages per rank; None is without bound
+    usual_chunks: int = 1
+    splits: bool = False  # B into I and W
+    place: Callable[[int, int], tuple[int, ...]] = looped  # ranks, chunks → the rank of each stage
+    refuses: Callable[[int, int, int], str | None] = lambda ranks, microbatches, chunks: None
+
+
+def _groups(ranks: int, microbatches: int, chunks: int) -> str | None:
+    if chunks == 1 or microbatches % ranks == 0:
+        return None
+    below, above = microbatches // ranks * ranks, (microbatches // ranks + 1) * ranks
+    fitting = f"{below} or {above}" if below else f"{above}"
+    return (
+        f"interleaves groups of {ranks} micro-batches, as many as ranks, and {microbatches} aren't a multiple: "
+        f"take {fitting} micro-batches, or the schedule '1f1b'"
+    )
+
+
+SCHEDULES: dict[str, PipelineSchedule] = {
+    "gpipe": PipelineSchedule(
+        lambda ranks, microbatches, chunks, costs: gpipe(ranks, microbatches),
+        "all forwards, then all backwards; holds every micro-batch (arXiv 1811.06965)",
+    ),
+    "1f1b": PipelineSchedule(
+        lambda ranks, microbatches, chunks, costs: one_f_one_b(ranks, microbatches),
+        "one forward, one backward: GPipe's bubble, at most as many micro-batches held as ranks (arXiv 2104.04473)",
+    ),
+    "eager-1f1b": PipelineSchedule(
+        lambda ranks, microbatches, chunks, costs: eager_1f1b(ranks, microbatches),
+        "1F1B with twice the warm-up: hides slow links, holds twice as much (arXiv 2211.05322)",
+    ),
+    "interleaved": PipelineSchedule(
+        lambda ranks, microbatches, chunks, costs: interleaved_1f1b(ranks, microbatches, chunks),
+        "1F1B with several stages per rank: the bubble divided by them, the messages times them (arXiv 2104.04473)",
+        chunks=(1, None),
+        usual_chunks=2,
+        refuses=_groups,
+    ),
+    "breadth-first": PipelineSchedule(
+        lambda ranks, microbatches, chunks, costs: breadth_first(ranks, microbatches, chunks),
+        "all micro-batches through one stage before the next: for sharded data parallelism (arXiv 2211.05953)",
+        chunks=(1, None),
+        usual_chunks=2,
+    ),
+}
+
+
+def make_schedule(
+    name: str, ranks: int, microbatches: int, *, chunks: int | None = None, costs: Costs | None = None
+) -> Schedule:
+    """Bare compute of the schedule `name` of SCHEDULES; `add_messages` makes it fit to run.
+
+    `chunks` is the number of stages per rank (default: the schedule's usual one). `costs` guide those schedules that are
+    fitted to them, and others ignore them; without, all stages count as equal, with I and W as long as F.
+    Raises GrainlineError for an unknown name and for numbers that the schedule can't take, saying what it can.
+    """
+    if name not in SCHEDULES:
+        raise GrainlineError(f"there is no pipeline schedule '{name}'.{nearest(name, SCHEDULES)}")
+    schedule = SCHEDULES[name]
+    for what, number in (("ranks", ranks), ("micro-batches", microbatches)):
+        if number < 1:
+            raise GrainlineError(f"a pipeline of {number} {what}: there must be 1 or more")
+    chunks = schedule.usual_chunks if chunks is None else chunks
+    fewest, most = schedule.chunks
+    if chunks < fewest or (most is not None and chunks > most):
+        allowed = f"{fewest}" if fewest == most else f"{fewest} or more" if most is None else f"{fewest} to {most}"
+        raise GrainlineError(
+            f"schedule '{name}' has {allowed} {'stage' if allowed == '1' else 'stages'} per rank, not {chunks}: "
+            f"{'leave the chunks out, or take' if most == 1 else 'take'} {_taking(chunks)}"
+        )
+    refusal = schedule.refuses(ranks, microbatches, chunks)
+    if refusal:
+        raise GrainlineError(f"schedule '{name}' {refusal}")
+    return schedule.make(ranks, microbatches, chunks, costs or equal_costs())
+
+
+def _taking(chunks: int) -> str:
+    """The schedules that take so many chunks, for people."""
+    names = [
+        f"'{name}'"
+        for name, schedule in SCHEDULES.items()
+        if schedule.chunks[0] <= chunks and (schedule.chunks[1] is None or chunks <= schedule.chunks[1])
+    ]
+    return ", ".join(names) if names else "1 or more"

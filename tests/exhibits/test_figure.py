@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from grainline.exhibits.figure import COLOURS, MARKERS, PAPER, SERIES, colour, drawing, svg
+from grainline._figure import COLOURS, PAPER, SERIES
+from grainline.exhibits.figure import MARKERS, colour, drawing, svg
 
 
 def draw(name: str) -> str:

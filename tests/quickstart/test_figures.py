@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from grainline._figure import Scale
+from grainline._words import count, power, printable, size
 from grainline.quickstart.facts import Evaluation, read_facts
 from grainline.quickstart.figures import loss_curves, overview_svg, part_dots, smooth, total_bars
 from grainline.quickstart.loads import colour, layer_loads, layer_names, load_panels
-from grainline.quickstart.plot import BINS, Scale, fit, spread
+from grainline.quickstart.plot import BINS, fit, spread
 from grainline.quickstart.verdict import verdict
-from grainline.quickstart.words import count, power, printable, size
 
 from .run_folder import make
 

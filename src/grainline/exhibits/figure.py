@@ -13,17 +13,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
+from grainline._figure import COLOURS, INK, MUTED, SERIES
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# name: (light, dark). All reach a contrast of 4.5 with the paper; series differ in lightness as well as in hue.
-PAPER = ("#ffffff", "#14171c")
-INK = ("#1c1f24", "#e8eaed")
-MUTED = ("#636974", "#9aa2ae")
-SERIES = (("#1763a6", "#74b6f2"), ("#b3500a", "#f2a65a"), ("#12705a", "#4fc7a3"), ("#7a3fb5", "#c9a3f7"))
 MARKERS = ("o", "s", "^", "D")  # so that colour is never the only difference
-COLOURS = {"ink": INK, "muted": MUTED, **{f"series-{i}": pair for i, pair in enumerate(SERIES, 1)}}
 
 
 def colour(i: int) -> str:

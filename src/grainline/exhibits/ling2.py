@@ -11,8 +11,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from grainline._figure import MUTED
 from grainline.documents import ModelConfig, Recipe
-from grainline.exhibits.figure import MARKERS, MUTED, colour, drawing, svg
+from grainline.exhibits.figure import MARKERS, colour, drawing, svg
 from grainline.exhibits.find import Measure
 from grainline.exhibits.frame import Claim, Measurement, Scale
 from grainline.exhibits.harness import ratio

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 from grainline._progress import duration
+from grainline._words import count, printable
 from grainline.quickstart.facts import read_evaluation, read_outline
 from grainline.quickstart.report import corpus_table, learned, part_table, size_table
 from grainline.quickstart.verdict import device, verdict
-from grainline.quickstart.words import count, printable
 
 
 def model_card(folder: str | Path, name: str | None = None) -> str:

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from grainline._figure import Scale
+from grainline._figure import coordinate as n
 from grainline._progress import duration
+from grainline._words import count, percent
 from grainline.quickstart.facts import MODELS, Evaluation, Facts, read_facts
 from grainline.quickstart.loads import has_loads, load_legend, load_panels
-from grainline.quickstart.plot import LIGHT, Drawing, Panel, Point, Scale, fit, mark, n, spread, text
+from grainline.quickstart.plot import LIGHT, Drawing, Panel, Point, fit, mark, spread, text
 from grainline.quickstart.verdict import device, verdict
-from grainline.quickstart.words import bits, count, percent
+from grainline.quickstart.words import bits
 
 Metrics = list[dict[str, Any]]
 

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from grainline._figure import Scale
+from grainline._figure import coordinate as n
+from grainline._words import count
 from grainline.quickstart.facts import Facts
-from grainline.quickstart.plot import BINS, Drawing, Panel, Point, Scale, n, text
-from grainline.quickstart.words import count
+from grainline.quickstart.plot import BINS, Drawing, Panel, Point, text
 
 CELLS = 60_000
 """Cells of all panels together, about: more would make the page slow."""

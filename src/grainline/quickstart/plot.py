@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from grainline.quickstart.words import printable
+from grainline._figure import Scale
+from grainline._figure import coordinate as n
+from grainline._words import printable
 
 Point = tuple[float, float]
 
@@ -117,30 +118,6 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Values from `low` to `high` on the canvas from `start` to `end`."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        span = (self.high - self.low) or 1.0
-        return self.start + (value - self.low) / span * (self.end - self.start)
-
-    def ticks(self, wanted: int) -> list[float]:
-        """Round values inside, about `wanted` of them."""
-        span = self.high - self.low
-        if span <= 0:
-            return [self.low]
-        power = 10.0 ** math.floor(math.log10(span / wanted))
-        step = next(f * power for f in (1, 2, 2.5, 5, 10, 20) if span / (f * power) <= wanted)
-        first = math.ceil(self.low / step - 1e-9)
-        return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
-
-
-@dataclass(frozen=True)
 class Panel:
     """Two scales and what is drawn between them."""
 
@@ -232,8 +209,3 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 def esc(words: str) -> str:
     """Safe between tags and in attributes."""
     return escape(printable(words))
-
-
-def n(value: float) -> str:
-    """A coordinate, to a tenth."""
-    return f"{value:.1f}".removesuffix(".0")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grainline._progress import duration
+from grainline._words import count, join, percent, power, printable, size
 from grainline.documents import write_atomically
 from grainline.quickstart.facts import Evaluation, Facts, Outline, Share, read_evaluation, read_facts
 from grainline.quickstart.figures import course_panels, loss_curves, part_dots, series, time_bars
@@ -15,7 +16,7 @@ from grainline.quickstart.loads import has_loads, load_legend, load_panels
 from grainline.quickstart.plot import DARK, LIGHT, Drawing, mark, stylesheet
 from grainline.quickstart.prose import to_html
 from grainline.quickstart.verdict import against, device, noun, verdict
-from grainline.quickstart.words import bits, count, join, percent, power, printable, size
+from grainline.quickstart.words import bits
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from grainline._progress import counted
+from grainline._words import size
 from grainline.data.dataset import TokenDataset
 from grainline.data.files import find_text
 from grainline.data.pack import pack
@@ -38,7 +39,6 @@ from grainline.quickstart.budget import (
 )
 from grainline.quickstart.options import Options, QuickstartFolder
 from grainline.quickstart.speed import measure_speed
-from grainline.quickstart.words import size
 from grainline.train.run import train
 
 LEAST_BYTES = 1 << 20  # of text to pack, however little will be read: some documents of it are held out

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from grainline._words import join, percent
 from grainline.quickstart.facts import Evaluation
-from grainline.quickstart.words import bits, join, percent
+from grainline.quickstart.words import bits
 
 NOUNS = {"sparse": "the sparse model", "dense": "the dense model", "n-gram": "the n-gram model", "xz": "xz"}
 

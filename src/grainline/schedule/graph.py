@@ -34,7 +34,10 @@ class Tier:
 
 @dataclass(frozen=True)
 class Interference:
-    """While `by` (the name of a stream or a link) is busy, tasks on stream `stream` run at `speed` of theirs."""
+    """While `by` (the name of a stream or a link) is busy, tasks on stream `stream` run at `speed` of theirs.
+
+    Speeds of several multiply. A flow that is slowed still holds its fair share of its links.
+    """
 
     stream: int
     by: str
@@ -66,7 +69,10 @@ class Ragged:
 
 @dataclass(frozen=True)
 class Memory:
-    """What tasks do to memory: rows of (task, tier, bytes at its start, bytes at its end); negative frees."""
+    """What tasks do to memory: rows of (task, tier, bytes at its start, bytes at its end); negative frees.
+
+    Memory is taken at starts alone, so that a task that finds no room can wait. A task and a tier have one row.
+    """
 
     task: Ints
     tier: Ints
@@ -84,8 +90,9 @@ class TaskGraph:
     """Tasks, in an order in which each stream carries out its own.
 
     Task i runs on stream `stream[i]`, one at a time and in order of index, once the tasks `needs[i]` have ended. It
-    takes `seconds[i]` (latency, if it is a message) and then moves `bytes[i]` over the links `links[i]`, at the max–min
-    fair rate that they leave it. `base_bytes` is what each tier holds from beginning to end.
+    takes `seconds[i]` (latency, if it is a message) and then moves `bytes[i]` over all links `crosses[i]` at once, at
+    the max–min fair rate that they leave it; a link named twice is crossed twice. `base_bytes` is what each tier holds
+    from beginning to end. `engine_py.py` says the rest.
     """
 
     streams: tuple[str, ...]
@@ -104,3 +111,13 @@ class TaskGraph:
 
     def __len__(self) -> int:
         return len(self.stream)
+
+    def name(self, task: int) -> str:
+        """For people: e.g. "task 12 (rank 2: F3.0)"."""
+        known = 0 <= task < min(len(self.actions), len(self.rank))
+        return f"task {task} (rank {self.rank[task]}: {self.actions[task]})" if known else f"task {task}"
+
+    def disturbances(self) -> list[tuple[int, int, float]]:
+        """`interference` by number: (stream, by, speed), where `by` counts streams, then links."""
+        number = {name: i for i, name in enumerate([*self.streams, *(link.name for link in self.links)])}
+        return [(one.stream, number[one.by], one.speed) for one in self.interference]

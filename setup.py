@@ -1,12 +1,17 @@
 """Builds the compiled core: every C++ file under src/grainline into one shared library, `grainline/_native.so`.
 
-The library speaks C (pointers and sizes in), so one build serves every Python and torch. Where no compiler is found the
-installation goes on without it; `grainline doctor` says what is lost. Metadata and options are in pyproject.toml.
+The library speaks C (pointers and sizes in), so one build serves every Python and torch. It runs on any processor of
+its architecture: a file that is for newer ones says so in its first lines (``// on x86_64 with: -mavx2``), and whoever
+calls it asks the processor first. Its threads are its own (kernels/native/executor.h), so it brings no second pool of
+OpenMP's beside torch's. Where no compiler is found the installation goes on without it; `grainline doctor` says what is
+lost. Metadata and options are in pyproject.toml.
 """
 
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +20,20 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SOURCES = sorted(str(path) for path in Path("src/grainline").rglob("*.cpp"))
-FLAGS = ["-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wextra"]
+SOURCES, HEADERS = (sorted(str(path) for path in Path("src/grainline").rglob(pattern)) for pattern in ("*.cpp", "*.h"))
+FLAGS = ["-std=c++17", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wextra"]
+MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+
+
+def own_flags(source: str) -> list[str]:
+    """Flags that a file's first lines ask for: ``// compile with: …``, and ``// on MACHINE with: …``."""
+    flags = []
+    for line in Path(source).read_text(encoding="utf-8").splitlines():
+        asked = re.fullmatch(r"// (?:compile|on (\w+)) with: (.+)", line)
+        if asked is None:
+            break
+        flags += asked[2].split() if asked[1] in (None, MACHINE) else []
+    return flags
 
 
 class BuildNative(build_ext):
@@ -36,23 +53,22 @@ class BuildNative(build_ext):
         if compiler is None:
             print("grainline: no C++ compiler was found; going on without the compiled core.", file=sys.stderr)
             return
-        # OpenMP's calls are left open: at run time they meet the library that torch has brought, not a second one.
-        openmp = ["-fopenmp"] if sys.platform == "linux" else []
-        linking = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
         objects = []
         try:
             for source in ext.sources:
                 built = Path(self.build_temp) / (source.replace("/", "_") + ".o")
                 built.parent.mkdir(parents=True, exist_ok=True)
-                flags = [f for f in FLAGS if f != "-shared"]
-                subprocess.run([compiler, *flags, *openmp, "-c", source, "-o", str(built)], check=True)
+                subprocess.run([compiler, *FLAGS, *own_flags(source), "-c", source, "-o", str(built)], check=True)
                 objects.append(str(built))
-            subprocess.run([compiler, "-shared", *objects, *linking, "-o", str(target)], check=True)
+            # Beside the old one and then in its place: a process that has the old one loaded keeps it whole.
+            new = target.with_name("_new.so")
+            subprocess.run([compiler, "-shared", "-pthread", *objects, "-o", str(new)], check=True)
+            new.replace(target)
         except (OSError, subprocess.CalledProcessError) as error:
             print(f"grainline: the compiled core could not be built ({error}); going on without it.", file=sys.stderr)
 
 
 setup(
-    ext_modules=[Extension("grainline._native", SOURCES)] if SOURCES else [],
+    ext_modules=[Extension("grainline._native", SOURCES, depends=HEADERS)] if SOURCES else [],
     cmdclass={"build_ext": BuildNative},
 )

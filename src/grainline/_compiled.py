@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ def library() -> ctypes.CDLL | None:
     path = Path(__file__).with_name("_native.so")
     if os.environ.get(OFF) or not path.is_file():
         return None
-    _open_openmp()
     try:
         return ctypes.CDLL(str(path))
     except OSError:
@@ -37,21 +35,3 @@ def function(name: str, arguments: Sequence[Any], result: Any = None) -> Callabl
     found.argtypes, found.restype = list(arguments), result
     typed: Callable[..., Any] = found
     return typed
-
-
-def _open_openmp() -> None:
-    """Let the library's OpenMP calls meet torch's OpenMP: two pools on the same cores halve each other."""
-    import importlib.util
-
-    if sys.platform != "linux":
-        return
-    spec = importlib.util.find_spec("torch")
-    torch = Path(spec.origin).parent if spec and spec.origin else Path()
-    folders = (torch.parent / "torch.libs", torch / "lib")
-    names = [str(path) for folder in folders for path in sorted(folder.glob("libgomp*.so*"))]
-    for name in [*names, "libgomp.so.1"]:
-        try:
-            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
-            return
-        except OSError:
-            continue

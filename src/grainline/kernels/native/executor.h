@@ -1,0 +1,65 @@
+// How work is launched: a range of indices cut into one block per worker, each worker a thread on a core of its own.
+//
+// Whoever touches memory first decides on which NUMA domain its pages lie. The cut depends on nothing but the range and
+// the number of workers, so what a worker has touched first it also reads later, as long as the executor is the same.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace gl {
+
+// Where worker i of m begins in [0, n): ⌊i·n/m⌋. Blocks cover the range once, in order, and differ by one at most.
+inline std::size_t block_begin(std::size_t i, std::size_t n, std::size_t m) {
+    return i * (n / m) + i * (n % m) / m;  // i · n may not fit
+}
+
+// What one worker did last.
+struct Seen {
+    std::int64_t thread, cpu, begin, end;  // cpu: −1 where the system doesn't tell
+};
+
+class BlockExecutor {
+public:
+    // One worker per entry of `cpus`, bound to that logical CPU where the system allows it; an entry below 0 isn't bound.
+    BlockExecutor(const std::int32_t *cpus, std::size_t workers);
+    ~BlockExecutor();
+    BlockExecutor(const BlockExecutor &) = delete;
+    BlockExecutor &operator=(const BlockExecutor &) = delete;
+
+    // Calls body(worker, begin, end) by every worker on its block of [0, n): all are launched, then all are waited for.
+    template <class Body>
+    void bulk(std::size_t n, const Body &body) {
+        launch(n, [](const void *it, std::size_t worker, std::size_t begin, std::size_t end) {
+            (*static_cast<const Body *>(it))(worker, begin, end);
+        }, &body);
+    }
+
+    std::size_t workers() const { return seen_.size(); }
+    std::size_t bound() const { return bound_; }  // workers that the system has bound to their CPU
+    const std::vector<Seen> &seen() const { return seen_; }
+
+private:
+    using Call = void (*)(const void *body, std::size_t worker, std::size_t begin, std::size_t end);
+
+    void launch(std::size_t n, Call call, const void *body);
+    void work(std::size_t worker, std::int32_t cpu);
+    void stop();
+
+    std::mutex turn_;  // one bulk at a time
+    std::mutex mutex_;
+    std::condition_variable start_, done_;
+    std::uint64_t launched_ = 0;
+    std::size_t running_ = 0, bound_ = 0, n_ = 0;
+    Call call_ = nullptr;
+    const void *body_ = nullptr;
+    bool stopping_ = false;
+    std::vector<Seen> seen_;
+    std::vector<std::thread> threads_;
+};
+
+}  // namespace gl

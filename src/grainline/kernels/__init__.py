@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from grainline.kernels import cross_entropy, elementwise, grouped, looped, reference, short_attention
+from grainline.kernels import cross_entropy, deferred, elementwise, grouped, looped, reference, short_attention
+from grainline.kernels.deferred import WeightQueue
 
 Op = Callable[..., Any]
 
@@ -66,8 +68,15 @@ def row_quantum(rows: int, experts: int, dtype: torch.dtype, device_type: str) -
     return next((q for q in (32, 16, 8, 4) if rows >= 2 * q * experts), 1)
 
 
-def swiglu_experts(rows_ND: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, counts_E: Tensor) -> Tensor:
-    """SwiGLU of each row by its expert → [N, D]; rows are sorted by expert, `counts_E` of them for each."""
+def swiglu_experts(
+    rows_ND: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, counts_E: Tensor, queue: WeightQueue | None = None
+) -> Tensor:
+    """SwiGLU of each row by its expert → [N, D]; rows are sorted by expert, `counts_E` of them for each.
+
+    With a queue its weights' gradients can be deferred, by the one backend that knows how.
+    """
+    if queue is not None:
+        return looped.swiglu_experts(rows_ND, w13_E2FD, w2_EDF, counts_E, queue)
     return op("swiglu_experts", rows_ND.device.type)(rows_ND, w13_E2FD, w2_EDF, counts_E)
 
 
@@ -76,8 +85,13 @@ def combine_rows(rows_ND: Tensor, score_N: Tensor, unit_N: Tensor, units: int) -
     return op("combine_rows", rows_ND.device.type)(rows_ND, score_N, unit_N, units)
 
 
-def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, label_N: Tensor) -> Tensor:
-    """Σ over rows of −log softmax(x · Wᵀ)[label], in nats, float32; rows with label −100 count nothing."""
+def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, label_N: Tensor, queue: WeightQueue | None = None) -> Tensor:
+    """Σ over rows of −log softmax(x · Wᵀ)[label], in nats, float32; rows with label −100 count nothing.
+
+    With a queue the weight's gradient can be added later, by the one backend that knows how.
+    """
+    if queue is not None:
+        return cross_entropy.linear_cross_entropy(x_ND, weight_VD, label_N, queue)
     return op("linear_cross_entropy", x_ND.device.type)(x_ND, weight_VD, label_N)
 
 
@@ -101,4 +115,16 @@ def attention(
     return op("attention", q_BSHh.device.type)(q_BSHh, k_BKGh, v_BKGv, allowed, causal, scale)
 
 
-swiglu = reference.swiglu
+def linear(x: Tensor, weight: Tensor, queue: WeightQueue | None = None) -> Tensor:
+    """x […, in] · Wᵀ → […, out], in x's dtype. With a queue the weight's gradient can be deferred."""
+    if queue is not None:
+        return deferred.linear(x, weight, queue)
+    return F.linear(x, weight.to(x.dtype))
+
+
+def swiglu(x_ND: Tensor, w13_2FD: Tensor, w2_DF: Tensor, queue: WeightQueue | None = None) -> Tensor:
+    """w2 · (silu(w1 · x) ⊙ (w3 · x)) for every row; w13 holds w1 (gate) and w3 (up). Shazeer 2020."""
+    if queue is None:
+        return reference.swiglu(x_ND, w13_2FD.to(x_ND.dtype), w2_DF.to(x_ND.dtype))
+    gate_NF, up_NF = deferred.linear(x_ND, w13_2FD, queue).chunk(2, dim=-1)
+    return deferred.linear(F.silu(gate_NF) * up_NF, w2_DF, queue)

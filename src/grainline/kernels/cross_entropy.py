@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from grainline.kernels.deferred import WeightQueue, add_gradient
+
 CHUNK_ELEMENTS = 1 << 20  # logits of one chunk: small enough for the last-level cache, large enough for the matmul
 
 
@@ -16,7 +18,7 @@ class LinearCrossEntropy(Function):
     """See `reference.linear_cross_entropy`. The gradient is made in the forward pass, while the logits are there."""
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, label_N: Tensor) -> Tensor:
+    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, label_N: Tensor, queue: WeightQueue | None) -> Tensor:
         wants_x, wants_w = ctx.needs_input_grad[:2]
         w_VD = weight_VD.to(x_ND.dtype)
         rows = max(64, CHUNK_ELEMENTS // w_VD.shape[0])
@@ -46,20 +48,24 @@ class LinearCrossEntropy(Function):
             elif d_w_VD is not None:
                 d_w_VD += d_logits_nV.t() @ x_nD
         ctx.save_for_backward(d_x_ND, d_w_VD)
+        ctx.queue = queue
+        if queue is not None:
+            ctx.weight = weight_VD
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_total: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, d_total: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         d_x_ND, d_w_VD = ctx.saved_tensors
         scale = d_total.float()
-        return (
-            None if d_x_ND is None else d_x_ND * scale.to(d_x_ND.dtype),
-            None if d_w_VD is None else d_w_VD * scale.to(d_w_VD.dtype),
-            None,
-        )
+        d_x_ND = None if d_x_ND is None else d_x_ND * scale.to(d_x_ND.dtype)
+        if d_w_VD is not None and ctx.queue is not None and ctx.queue.is_open:
+            weight_VD = ctx.weight
+            ctx.queue.put(lambda: add_gradient(weight_VD, d_w_VD * scale.to(d_w_VD.dtype)))
+            return d_x_ND, None, None, None
+        return d_x_ND, None if d_w_VD is None else d_w_VD * scale.to(d_w_VD.dtype), None, None
 
 
-def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, label_N: Tensor) -> Tensor:
-    """See `reference.linear_cross_entropy`."""
-    return LinearCrossEntropy.apply(x_ND, weight_VD, label_N)
+def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, label_N: Tensor, queue: WeightQueue | None = None) -> Tensor:
+    """See `reference.linear_cross_entropy`; with a queue, the weight's gradient can be added later."""
+    return LinearCrossEntropy.apply(x_ND, weight_VD, label_N, queue)

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from grainline.kernels.deferred import WeightQueue, add_gradient
+
 
 def _spans(counts: list[int]) -> Iterator[tuple[int, slice]]:
     """(expert, its rows) for every expert that has any."""
@@ -24,13 +26,25 @@ def _spans(counts: list[int]) -> Iterator[tuple[int, slice]]:
             yield expert, slice(start, stop)
 
 
+def _outer_products(counts: list[int], left_NX: Tensor, right_NY: Tensor, shape_EXY: torch.Size) -> Tensor:
+    """Of each expert's rows: leftᵀ · right; 0 for an expert without any."""
+    out_EXY = left_NX.new_zeros(shape_EXY)
+    for e, span in _spans(counts):
+        torch.mm(left_NX[span].t(), right_NY[span], out=out_EXY[e])
+    return out_EXY
+
+
 class SwigluExperts(Function):
     """See `reference.swiglu_experts`."""
 
     @staticmethod
-    def forward(ctx: Any, rows_ND: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, counts_E: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, rows_ND: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, counts_E: Tensor, queue: WeightQueue | None
+    ) -> Tensor:
         dtype, counts = rows_ND.dtype, counts_E.tolist()
-        ctx.counts, ctx.w13_dtype, ctx.w2_dtype = counts, w13_E2FD.dtype, w2_EDF.dtype
+        ctx.counts, ctx.w13_dtype, ctx.w2_dtype, ctx.queue = counts, w13_E2FD.dtype, w2_EDF.dtype, queue
+        if queue is not None:
+            ctx.weights = w13_E2FD, w2_EDF
         w13_EGD, w2_EDF = w13_E2FD.flatten(1, 2).to(dtype), w2_EDF.to(dtype)
         hidden_NG = rows_ND.new_empty(rows_ND.shape[0], w13_EGD.shape[1])
         out_ND = rows_ND.new_empty(rows_ND.shape[0], w2_EDF.shape[1])
@@ -45,31 +59,40 @@ class SwigluExperts(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_out_ND: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, d_out_ND: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         rows_ND, hidden_NG, w13_EGD, w2_EDF = ctx.saved_tensors
-        d_out_ND = d_out_ND.contiguous()
+        d_out_ND, counts = d_out_ND.contiguous(), ctx.counts
+        deferred = ctx.queue is not None and ctx.queue.is_open
+        shape_13, shape_2 = w13_EGD.shape, w2_EDF.shape
         gate_NF, up_NF = hidden_NG.chunk(2, dim=-1)
         sigmoid_NF = torch.sigmoid(gate_NF)
         silu_NF = gate_NF * sigmoid_NF
         act_NF = silu_NF * up_NF
         d_act_NF = torch.empty_like(act_NF)
-        d_w2_EDF = torch.zeros_like(w2_EDF)
-        for e, span in _spans(ctx.counts):
+        for e, span in _spans(counts):
             torch.mm(d_out_ND[span], w2_EDF[e], out=d_act_NF[span])
-            torch.mm(d_out_ND[span].t(), act_NF[span], out=d_w2_EDF[e])
+        d_w2_EDF = None if deferred else _outer_products(counts, d_out_ND, act_NF, shape_2).to(ctx.w2_dtype)
+        scratch_NF = torch.empty_like(act_NF) if deferred else act_NF
         d_hidden_NG = torch.empty_like(hidden_NG)
         d_gate_NF, d_up_NF = d_hidden_NG.chunk(2, dim=-1)
         torch.mul(d_act_NF, silu_NF, out=d_up_NF)
         # d silu(g) = σ(g) + silu(g)·(1 − σ(g))
-        slope_NF = silu_NF.neg_().mul_(sigmoid_NF).add_(act_NF.copy_(gate_NF).mul_(sigmoid_NF)).add_(sigmoid_NF)
+        slope_NF = silu_NF.neg_().mul_(sigmoid_NF).add_(scratch_NF.copy_(gate_NF).mul_(sigmoid_NF)).add_(sigmoid_NF)
         torch.mul(d_act_NF.mul_(up_NF), slope_NF, out=d_gate_NF)
         d_rows_ND = torch.empty_like(rows_ND)
-        d_w13_EGD = torch.zeros_like(w13_EGD)
-        for e, span in _spans(ctx.counts):
+        for e, span in _spans(counts):
             torch.mm(d_hidden_NG[span], w13_EGD[e], out=d_rows_ND[span])
-            torch.mm(d_hidden_NG[span].t(), rows_ND[span], out=d_w13_EGD[e])
-        d_w13_E2FD = d_w13_EGD.unflatten(1, (2, -1)).to(ctx.w13_dtype)
-        return d_rows_ND, d_w13_E2FD, d_w2_EDF.to(ctx.w2_dtype), None
+        if not deferred:
+            d_w13_E2FD = _outer_products(counts, d_hidden_NG, rows_ND, shape_13).unflatten(1, (2, -1))
+            return d_rows_ND, d_w13_E2FD.to(ctx.w13_dtype), d_w2_EDF, None, None
+        w13, w2 = ctx.weights
+
+        def add() -> None:
+            add_gradient(w13, _outer_products(counts, d_hidden_NG, rows_ND, shape_13).unflatten(1, (2, -1)))
+            add_gradient(w2, _outer_products(counts, d_out_ND, act_NF, shape_2))
+
+        ctx.queue.put(add)
+        return d_rows_ND, None, None, None, None
 
 
 class CombineRows(Function):
@@ -90,9 +113,11 @@ class CombineRows(Function):
         return d_rows_ND.mul_(score_N.unsqueeze(-1).to(d_rows_ND.dtype)), d_score_N, None, None
 
 
-def swiglu_experts(rows_ND: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, counts_E: Tensor) -> Tensor:
-    """See `reference.swiglu_experts`."""
-    return SwigluExperts.apply(rows_ND, w13_E2FD, w2_EDF, counts_E)
+def swiglu_experts(
+    rows_ND: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, counts_E: Tensor, queue: WeightQueue | None = None
+) -> Tensor:
+    """See `reference.swiglu_experts`; with a queue, its weights' gradients can be deferred."""
+    return SwigluExperts.apply(rows_ND, w13_E2FD, w2_EDF, counts_E, queue)
 
 
 def combine_rows(rows_ND: Tensor, score_N: Tensor, unit_N: Tensor, units: int) -> Tensor:

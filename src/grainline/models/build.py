@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
 import torch
 from torch import nn
 
 from grainline.documents import ModelConfig
 from grainline.models.model import Model
+from grainline.models.part import keep_cells
 
 
 def build(
-    config: ModelConfig, *, seed: int = 0, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    config: ModelConfig,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    cells: Collection[str] | None = None,
 ) -> Model:
     """Make the model and initialise it: normal with `config.init_std`, gains 1, biases 0.
 
     Projections back into the residual stream (o, w2) are drawn 1/√(2L) smaller, so that the stream's variance doesn't
     grow with depth (GPT-2). Each parameter has a stream of its own, keyed by its name, so that adding a module or
-    sharding the model changes no other.
+    sharding the model changes no other. With `cells` only the modules that these need are made.
     """
     with torch.device("meta"):
         model = Model(config)
+    if cells is not None:
+        keep_cells(model, cells)
     model.to_empty(device=device)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

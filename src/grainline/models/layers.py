@@ -7,15 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grainline import kernels
+from grainline.kernels import WeightQueue
 
 
 class Linear(nn.Linear):
     """y = x · Wᵀ + b in x's dtype: float32 parameters under bfloat16 activations need no autocast."""
 
+    queue: WeightQueue | None = None  # where the weight's gradient may be deferred to; see `Model.defer_weights`
+
     def forward(self, x: Tensor) -> Tensor:
         """[…, in] → […, out]."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        if self.queue is None:
+            return F.linear(x, self.weight.to(x.dtype), bias)
+        out = kernels.linear(x, self.weight, self.queue)
+        return out if bias is None else out + bias
 
 
 class RMSNorm(nn.Module):
@@ -34,6 +40,8 @@ class RMSNorm(nn.Module):
 class SwigluFfn(nn.Module):
     """The dense FFN: w2 · (silu(w1 · x) ⊙ (w3 · x)). w13 stacks gate and up, two matrices for one product."""
 
+    queue: WeightQueue | None = None
+
     def __init__(self, size: int, hidden: int) -> None:
         super().__init__()
         self.w13_2FD = nn.Parameter(torch.empty(2, hidden, size))
@@ -41,4 +49,4 @@ class SwigluFfn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[…, D] → […, D]."""
-        return kernels.swiglu(x, self.w13_2FD.to(x.dtype), self.w2_DF.to(x.dtype))
+        return kernels.swiglu(x, self.w13_2FD, self.w2_DF, self.queue)

@@ -1,21 +1,24 @@
-"""The training loss as sums, so that micro-batches and ranks of any size add up to the same step."""
+"""The training loss as sums, so that micro-batches, ranks and stages of any size add up to the same step."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from grainline import kernels
 from grainline.documents.recipe import Loss
-from grainline.models.model import Model, Trunk
-from grainline.models.moe import RouterReport
+from grainline.models.cells import Batch, Carry, Tally, cell_names, run_cell
+from grainline.models.model import Model
 
 
 @dataclass(frozen=True)
 class LossSums:
-    """Sums over a micro-batch, in nats; `objective` turns them into what is minimised."""
+    """Sums over a micro-batch, in nats; `objective` turns them into what is minimised.
+
+    Those of a model's stages add up to those of the model: what a stage doesn't have is 0, also in counts_LE.
+    """
 
     cross_entropy: Tensor
     mtp: Tensor
@@ -50,44 +53,37 @@ def loss_sums(
     own document. MTP learns from one sequence in `mtp_every`, and predicts nothing across the start of a document: what
     follows it can't be known.
     """
-    ids_BS, label_BS = ids_BS1[:, :-1], ids_BS1[:, 1:]
-    starts_BS = None if bos_token_id is None else ids_BS == bos_token_id
-    document_BS = starts_BS.cumsum(1) if document_attention and starts_BS is not None else None
-    trunk = model.trunk(ids_BS, document_BS=document_BS, report=True)
-    cross_entropy = kernels.linear_cross_entropy(trunk.hidden_BSD.flatten(0, 1), model.head_VD, label_BS.flatten())
-    reports, mtp, mtp_tokens = list(trunk.reports), torch.zeros_like(cross_entropy), 0
-    if model.mtp is not None:
-        row_b, label_bS = _mtp_labels(ids_BS1, bos_token_id, mtp_every)
-        chosen, document_bS = Trunk(trunk.hidden_BSD[row_b]), None if document_BS is None else document_BS[row_b]
-        further = model.predict_further(chosen, label_BS[row_b], document_bS, report=True)
-        mtp_tokens = int((label_bS != -100).sum())
-        # Its router stands for all sequences, as its loss does; a row that only keeps ranks in step counts nothing.
-        stands_for = mtp_every if bool((label_bS != -100).any()) else 0
-        for r in further.reports:
-            reports.append(RouterReport(r.z * stands_for, r.balance * stands_for, r.counts_E * min(stands_for, 1)))
-        mtp = kernels.linear_cross_entropy(further.hidden_BSD.flatten(0, 1), model.head_VD, label_bS.flatten())
-    zero = torch.zeros_like(cross_entropy)
-    return LossSums(
-        cross_entropy,
-        mtp,
-        sum((r.z for r in reports), zero),
-        sum((r.balance for r in reports), zero),
-        label_BS.numel(),
-        mtp_tokens,
-        torch.stack([r.counts_E for r in reports]) if reports else torch.zeros(0, 0, dtype=torch.long),
+    batch = Batch.of(
+        model.config,
+        ids_BS1,
+        document_attention=document_attention,
+        bos_token_id=bos_token_id,
+        mtp_every=mtp_every,
     )
+    return run_cells(model, cell_names(model.config), batch, Carry())[1]
 
 
-def _mtp_labels(ids_BS1: Tensor, bos_token_id: int | None, every: int) -> tuple[Tensor, Tensor]:
-    """Rows that MTP learns from [b], and what it predicts there [b, S]; −100 where it predicts nothing.
+def run_cells(model: Model, names: Iterable[str], batch: Batch, carry: Carry) -> tuple[Carry, LossSums]:
+    """Compute cells one after another; returns what they leave to the next one, and their share of the loss."""
+    tally = Tally()
+    for name in names:
+        carry = run_cell(name, model, batch, carry, tally)
+    return carry, _sums(model, tally, batch.ids_BS.device)
 
-    A sequence is chosen by its content, so that the choice doesn't depend on ranks and micro-batches. Where none is,
-    one goes through without labels: sharded parameters are gathered by all ranks or by none.
-    """
-    chosen_B = ids_BS1.sum(1) % every == 0
-    row_b = chosen_B.nonzero().squeeze(1) if bool(chosen_B.any()) else torch.zeros_like(ids_BS1[:1, 0])
-    further_bS = torch.full_like(ids_BS1[row_b, 1:], -100)
-    further_bS[:, :-1] = ids_BS1[row_b, 2:]
-    if bos_token_id is not None:
-        further_bS.masked_fill_(ids_BS1[row_b, 1:] == bos_token_id, -100)
-    return row_b, further_bS.masked_fill_(~chosen_B[row_b].unsqueeze(1), -100)
+
+def _sums(model: Model, tally: Tally, device: torch.device) -> LossSums:
+    zero = torch.zeros((), device=device)
+    layers, moe = model.config.sparse_layers, model.config.moe
+    counts_LE = torch.zeros(len(layers), moe.experts if layers and moe else 0, dtype=torch.long, device=device)
+    for row, layer in enumerate(layers):
+        if layer in tally.reports:
+            counts_LE[row] = tally.reports[layer].counts_E
+    return LossSums(
+        zero if tally.cross_entropy is None else tally.cross_entropy,
+        zero if tally.mtp is None else tally.mtp,
+        sum((r.z for r in tally.reports.values()), zero),
+        sum((r.balance for r in tally.reports.values()), zero),
+        tally.tokens,
+        tally.mtp_tokens,
+        counts_LE,
+    )

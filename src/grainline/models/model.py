@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from grainline.documents import ModelConfig
+from grainline.kernels import WeightQueue
 from grainline.models.attention import Cache, Mask, RopeTable
 from grainline.models.attention.mask import causal_mask
 from grainline.models.attention.rope import rope_table
 from grainline.models.blocks import Block
-from grainline.models.layers import Linear, RMSNorm
+from grainline.models.layers import Linear, RMSNorm, SwigluFfn
 from grainline.models.moe import RouterReport
+from grainline.models.moe.experts import SwigluExperts
 from grainline.models.mtp import MultiTokenPrediction
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class State:
 
 @dataclass(frozen=True)
 class Trunk:
-    """The trunk's output after its final norm, and what the routers reported, in layer order."""
+    """The trunk's output after its final norm, or MTP's, and what the router of MTP reported."""
 
     hidden_BSD: Tensor
     reports: list[RouterReport] = field(default_factory=list)
@@ -50,6 +52,8 @@ class Trunk:
 
 class Model(nn.Module):
     """A decoder-only language model made from a ModelConfig. `grainline.load` and `models.build` make one.
+
+    A part of a model (`models.part`) lacks the modules of the cells that it doesn't hold; they are None.
 
     Activations are computed in `compute_dtype` (default: the parameters' own), whatever the parameters are kept in.
     """
@@ -59,6 +63,7 @@ class Model(nn.Module):
         self.config = config
         self.compute_dtype: torch.dtype | None = None
         self.recompute = False  # keep block inputs only, and run blocks again in the backward pass
+        self.queue: WeightQueue | None = None  # where gradients of weights may be deferred to
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
@@ -73,26 +78,17 @@ class Model(nn.Module):
         """
         return self.logits(self.trunk(ids_BS, state, document_BS).hidden_BSD)
 
-    def trunk(
-        self,
-        ids_BS: Tensor,
-        state: State | None = None,
-        document_BS: Tensor | None = None,
-        report: bool = False,
-    ) -> Trunk:
-        """Token ids [B, S] → hidden states after the final norm [B, S, D], and the routers' reports if asked for."""
+    def trunk(self, ids_BS: Tensor, state: State | None = None, document_BS: Tensor | None = None) -> Trunk:
+        """Token ids [B, S] → hidden states after the final norm [B, S, D]."""
         past = 0 if state is None else state.length
         rope, mask = self.positions(ids_BS.shape[1], past, document_BS)
         x_BSD = self.embed(ids_BS)
-        reports = []
         for i, block in enumerate(self.blocks):
             cache = None if state is None else state.caches[i]
-            x_BSD, router_report = self.run(block, x_BSD, rope, mask, cache, report)
-            if router_report is not None:
-                reports.append(router_report)
+            x_BSD, _ = self.run(block, x_BSD, rope, mask, cache)
         if state is not None:
             state.length += ids_BS.shape[1]
-        return Trunk(self.norm(x_BSD), reports)
+        return Trunk(self.norm(x_BSD))
 
     def predict_further(
         self, trunk: Trunk, ids_BS: Tensor, document_BS: Tensor | None = None, report: bool = False
@@ -127,17 +123,26 @@ class Model(nn.Module):
     @property
     def head_VD(self) -> Tensor:
         """Weights of the output layer."""
-        return self.embedding.weight if self.head is None else self.head.weight
+        if self.config.tie_embeddings:
+            return self.embedding.weight
+        assert self.head is not None
+        return self.head.weight
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return self.embedding.weight.device
+        return next(self.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """What activations are computed in."""
-        return self.compute_dtype or self.embedding.weight.dtype
+        return self.compute_dtype or next(self.parameters()).dtype
+
+    def defer_weights(self, queue: WeightQueue) -> None:
+        """Let backwards within `queue.collecting()` leave the products that make weights' gradients for later."""
+        for module in self.modules():
+            if isinstance(module, Model | Linear | SwigluFfn | SwigluExperts):
+                module.queue = queue
 
     def new_state(self) -> State:
         """An empty state for generation."""

@@ -7,10 +7,13 @@ from torch import Tensor, nn
 
 from grainline import kernels
 from grainline.documents import ModelConfig
+from grainline.kernels import WeightQueue
 
 
 class SwigluExperts(nn.Module):
     """E SwiGLU experts; w13 stacks each one's gate and up, so that a leading index is always a whole matrix."""
+
+    queue: WeightQueue | None = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -21,4 +24,4 @@ class SwigluExperts(nn.Module):
 
     def forward(self, rows_ND: Tensor, counts_E: Tensor) -> Tensor:
         """See `seams.ExpertGroup`."""
-        return kernels.swiglu_experts(rows_ND, self.w13_E2FD, self.w2_EDF, counts_E)
+        return kernels.swiglu_experts(rows_ND, self.w13_E2FD, self.w2_EDF, counts_E, self.queue)

@@ -1,0 +1,37 @@
+"""A part of a model: the modules that some of its cells need, under the names that they have in the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from grainline.documents import ModelConfig
+from grainline.models.model import Model
+
+
+def modules_of(config: ModelConfig, cell: str) -> tuple[str, ...]:
+    """Paths of the modules whose parameters a cell uses.
+
+    MTP embeds tokens too, and both heads share their weight, which is the embedding's where they are tied. The trunk's
+    last norm belongs to what comes after the blocks.
+    """
+    kind, _, layer = cell.partition(".")
+    head = "embedding" if config.tie_embeddings else "head"
+    return {
+        "embedding": ("embedding",),
+        "block": (f"blocks.{layer}",),
+        "norm": ("norm",),
+        "mtp": ("norm", "mtp", "embedding"),
+        "mtp_head": (head,),
+        "head": (head,) if config.mtp_depth else ("norm", head),
+    }[kind]
+
+
+def keep_cells(model: Model, cells: Collection[str]) -> None:
+    """Drop, in place, every module that none of these cells uses."""
+    kept = {path for cell in cells for path in modules_of(model.config, cell)}
+    for name in ("embedding", "norm", "head", "mtp"):
+        if name not in kept:
+            setattr(model, name, None)
+    for layer in range(model.config.layers):
+        if f"blocks.{layer}" not in kept:
+            setattr(model.blocks, str(layer), None)

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from grainline.documents import Cluster, Document, ModelConfig, Plan, Recipe
+from grainline.documents.cluster_checks import DTYPES
 
 positive = st.floats(min_value=1e-12, max_value=1e18, allow_nan=False, allow_infinity=False)
 share = st.floats(min_value=0.015625, max_value=0.96875)
@@ -62,20 +63,31 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def clusters(draw: st.DrawFn) -> dict[str, Any]:
-    types, nodes = draw(names), draw(names)
+    types, (switch, *nodes) = draw(names), draw(st.lists(text, min_size=2, max_size=4, unique=True))
     tier = st.fixed_dictionaries({"name": text, "capacity_bytes": count}, optional={"bytes_per_second": positive})
-    device = {"kind": st.sampled_from(["cpu", "gpu"]), "flops_per_second": st.dictionaries(text, positive, max_size=3)}
-    link = {"between": st.lists(st.sampled_from(nodes), min_size=1, max_size=2), "latency_seconds": positive}
+    rates = st.dictionaries(st.sampled_from(DTYPES), positive, max_size=3)
+    device = {"kind": st.sampled_from(["cpu", "gpu"]), "flops_per_second": rates, "memory": st.lists(tier, max_size=2)}
+    nic = st.fixed_dictionaries({"type": text, "count": count, "bytes_per_second": positive})
+    figures = st.fixed_dictionaries({"latency_seconds": positive, "bytes_per_second": positive})
+    inside = st.fixed_dictionaries({"sharing": st.sampled_from(["port", "pair", "all"]), "host": st.booleans()})
+    square = [[draw(positive) for _ in nodes] for _ in nodes]
     return {
-        "device_types": [
-            draw(st.fixed_dictionaries({"name": st.just(n), **device, "memory": st.lists(tier, max_size=2)}))
-            for n in types
-        ],
+        "device_types": [draw(st.fixed_dictionaries({"name": st.just(name), **device})) for name in types],
         "nodes": [
-            {"name": n, "devices": draw(st.dictionaries(st.sampled_from(types), count, min_size=1)), "site": draw(text)}
-            for n in nodes
+            {
+                "name": name,
+                "devices": draw(st.dictionaries(st.sampled_from(types), count, min_size=1)),
+                "nics": draw(st.lists(nic, max_size=1)),
+                "site": draw(text),
+            }
+            for name in nodes
         ],
-        "links": draw(st.lists(st.fixed_dictionaries({**link, "bytes_per_second": positive}), max_size=3)),
+        "switches": [{"name": switch, **draw(st.fixed_dictionaries({}, optional={"bytes_per_second": positive}))}],
+        "links": [
+            *({"between": [name, switch], "type": draw(text), **draw(figures)} for name in nodes),
+            *({"between": [name], **draw(figures), **draw(inside)} for name in nodes[:1]),
+        ],
+        "measured": draw(st.none() | st.just({"names": nodes, "latency_seconds": square, "bytes_per_second": square})),
     }
 
 

@@ -57,7 +57,9 @@ def _what(model: type[BaseModel], owner: Any, error: ErrorDetails) -> str:
     given = error["input"]
     if isinstance(given, bool):
         return f"{message}, not {str(given).lower()}."
-    return f"{message}, not {given!r}." if isinstance(given, str | int | float) else f"{message}."
+    if isinstance(given, str | int | float):
+        return f"{message}, not {given!r}."
+    return message if message.endswith((".", "?")) else f"{message}."
 
 
 def _merged(whats: list[str]) -> list[str]:

@@ -21,18 +21,9 @@ from grainline.schedule.graph import Floats, Interference, Ints, Ragged, TaskGra
 from grainline.schedule.lower_memory import kept_by_forward, memory_of
 from grainline.schedule.network import Network, Route
 from grainline.schedule.schedule import Schedule
+from grainline.schedule.timeline import host_tier, rank_tier
 
 OF_STAGE = (Kind.F, Kind.B, Kind.I, Kind.W, Kind.R)  # what a stage's cost has seconds for
-
-
-def rank_tier(rank: int) -> str:
-    """The name of a rank's own memory in a timeline."""
-    return f"rank {rank}"
-
-
-def host_tier(rank: int) -> str:
-    """The name of the host memory in which a rank's offloaded activations wait."""
-    return f"host of rank {rank}"
 
 
 def lower(

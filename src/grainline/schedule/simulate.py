@@ -105,13 +105,13 @@ def _no_room(graph: TaskGraph, played: Played, task: int) -> str:
 
 
 def _ring(graph: TaskGraph, played: Played, task: int) -> list[int]:
-    """Tasks each of which waits for the next, and the last for the first."""
+    """Tasks each of which waits for the next, and the last for the first: whoever waits leads there, as `task` does."""
     before: dict[int, int] = {}  # on its stream
     last: dict[int, int] = {}
-    for task, stream in enumerate(graph.stream.tolist()):
+    for one, stream in enumerate(graph.stream.tolist()):
         if stream in last:
-            before[task] = last[stream]
-        last[stream] = task
+            before[one] = last[stream]
+        last[stream] = one
     seen: dict[int, int] = {}
     way: list[int] = []
     while task not in seen:

@@ -10,8 +10,8 @@ from grainline.schedule.schedule import Schedule, straight_paths
 def breadth_first(ranks: int, microbatches: int, chunks: int = 2) -> Schedule:
     """Bare compute: GPipe over a looped placement, backwards in reverse. The bubble is (P − 1)/(M·v) of the ideal time.
 
-    All M·v activations are held at once; in return a stage's weights are wanted in one stretch, and its gradients done in
-    one, which is what sharded data parallelism likes.
+    All M·v activations are held at once. In return a stage's weights are wanted in one stretch, and its gradients are
+    done in one, which is what sharded data parallelism likes.
     """
     actions = []
     for rank in range(ranks):

@@ -17,12 +17,16 @@ def interleaved_1f1b(ranks: int, microbatches: int, chunks: int = 2) -> Schedule
     """
     if chunks > 1 and microbatches % ranks:
         raise ValueError(f"{microbatches} micro-batches can't be interleaved over {ranks} ranks: not a multiple")
+    return interleaving("interleaved", ranks, microbatches, chunks, ahead=2 if chunks > 1 else 1)
+
+
+def interleaving(name: str, ranks: int, microbatches: int, chunks: int, ahead: int) -> Schedule:
+    """1F1B's order over chunks; `ahead` is what a rank has more of in its warm-up than the rank after it."""
     total = microbatches * chunks
     group = ranks if chunks > 1 else max(1, microbatches)
     actions = []
     for rank in range(ranks):
-        per_hop = 2 if chunks > 1 else 1
-        warm_up = min(total, per_hop * (ranks - 1 - rank) + (chunks - 1) * ranks)
+        warm_up = min(total, ahead * (ranks - 1 - rank) + (chunks - 1) * ranks)
         forwards, backwards = [], []
         for step in range(total):
             chunk = step // group % chunks
@@ -30,4 +34,4 @@ def interleaved_1f1b(ranks: int, microbatches: int, chunks: int = 2) -> Schedule
             forwards.append(Action(Kind.F, chunk * ranks + rank, microbatch))
             backwards.append(Action(Kind.B, (chunks - 1 - chunk) * ranks + rank, microbatch))
         actions.append(alternate(forwards, backwards, warm_up))
-    return Schedule("interleaved", straight_paths(looped(ranks, chunks), microbatches), tuple(actions))
+    return Schedule(name, straight_paths(looped(ranks, chunks), microbatches), tuple(actions))

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from grainline.documents import GrainlineError, nearest
 from grainline.schedule.breadth_first import breadth_first
 from grainline.schedule.costs import Costs, equal_costs
+from grainline.schedule.dualpipe_v import dualpipe_v
 from grainline.schedule.gpipe import gpipe
 from grainline.schedule.interleaved import interleaved_1f1b
 from grainline.schedule.one_f_one_b import eager_1f1b, one_f_one_b
-from grainline.schedule.placement import looped
+from grainline.schedule.placement import looped, v_shape
 from grainline.schedule.schedule import Schedule
+from grainline.schedule.v_schedules import v_half, v_min, zb_v
+from grainline.schedule.zero_bubble import zb_auto, zb_h1, zb_h2
 
 Make = Callable[[int, int, int, Costs], Schedule]
 """Ranks, micro-batches, chunks per rank, costs → bare compute."""
@@ -42,6 +45,12 @@ def _groups(ranks: int, microbatches: int, chunks: int) -> str | None:
     )
 
 
+def _fills_both_ways(ranks: int, microbatches: int, chunks: int) -> str | None:
+    if microbatches >= 2 * ranks:
+        return None
+    return f"needs {2 * ranks} micro-batches or more for {ranks} ranks, not {microbatches}: take as many, or 'zb-v'"
+
+
 SCHEDULES: dict[str, PipelineSchedule] = {
     "gpipe": PipelineSchedule(
         lambda ranks, microbatches, chunks, costs: gpipe(ranks, microbatches),
@@ -68,6 +77,56 @@ SCHEDULES: dict[str, PipelineSchedule] = {
         chunks=(1, None),
         usual_chunks=2,
     ),
+    "zb-h1": PipelineSchedule(
+        lambda ranks, microbatches, chunks, costs: zb_h1(ranks, microbatches, costs, chunks=chunks),
+        "1F1B with the backward split, W in the gaps: a third of its bubble (arXiv 2401.10241)",
+        chunks=(1, None),
+        splits=True,
+        refuses=_groups,
+    ),
+    "zb-h2": PipelineSchedule(
+        lambda ranks, microbatches, chunks, costs: zb_h2(ranks, microbatches, costs),
+        "with twice the warm-up as well: no waiting once begun, nearly twice as much held (arXiv 2401.10241)",
+        splits=True,
+    ),
+    "zb-auto": PipelineSchedule(
+        lambda ranks, microbatches, chunks, costs: zb_auto(ranks, microbatches, costs),
+        "the best of warm-ups between the two for the costs at hand (arXiv 2401.10241)",
+        splits=True,
+    ),
+    "zb-v": PipelineSchedule(
+        lambda ranks, microbatches, chunks, costs: zb_v(ranks, microbatches, costs),
+        "two stages per rank in a V: no waiting once begun, and 1F1B's memory (arXiv 2401.10241)",
+        chunks=(2, 2),
+        usual_chunks=2,
+        splits=True,
+        place=lambda ranks, chunks: v_shape(ranks),
+    ),
+    "v-half": PipelineSchedule(
+        lambda ranks, microbatches, chunks, costs: v_half(ranks, microbatches, costs),
+        "in a V with half of 1F1B's memory and half of its bubble (arXiv 2405.15362)",
+        chunks=(2, 2),
+        usual_chunks=2,
+        splits=True,
+        place=lambda ranks, chunks: v_shape(ranks),
+    ),
+    "v-min": PipelineSchedule(
+        lambda ranks, microbatches, chunks, costs: v_min(ranks, microbatches, costs),
+        "in a V with about a third of 1F1B's memory and two thirds of its bubble (arXiv 2405.15362)",
+        chunks=(2, 2),
+        usual_chunks=2,
+        splits=True,
+        place=lambda ranks, chunks: v_shape(ranks),
+    ),
+    "dualpipe-v": PipelineSchedule(
+        lambda ranks, microbatches, chunks, costs: dualpipe_v(ranks, microbatches),
+        "in a V, each forward beside a backward of the other stage, whose messages it hides (DeepSeek's DualPipe)",
+        chunks=(2, 2),
+        usual_chunks=2,
+        splits=True,
+        place=lambda ranks, chunks: v_shape(ranks),
+        refuses=_fills_both_ways,
+    ),
 }
 
 
@@ -76,8 +135,8 @@ def make_schedule(
 ) -> Schedule:
     """Bare compute of the schedule `name` of SCHEDULES; `add_messages` makes it fit to run.
 
-    `chunks` is the number of stages per rank (default: the schedule's usual one). `costs` guide those schedules that are
-    fitted to them, and others ignore them; without, all stages count as equal, with I and W as long as F.
+    `chunks` is the number of stages per rank (default: the schedule's usual one). `costs` guide those schedules that
+    are fitted to them; without, all stages count as equal, with I and W as long as F.
     Raises GrainlineError for an unknown name and for numbers that the schedule can't take, saying what it can.
     """
     if name not in SCHEDULES:

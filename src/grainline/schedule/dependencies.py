@@ -159,6 +159,8 @@ class _Finder:
                 yield from self._forward_input(rank, stage, m)
             case Kind.R:
                 yield self._need(rank, action, Kind.F)
+                if (found := self.at.get((rank, Kind.FETCH, stage, m))) is not None:
+                    yield found
             case Kind.B | Kind.I:
                 yield self._need(rank, action, Kind.F)
                 for extra in (Kind.R, Kind.FETCH):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,11 @@ class LossSums:
         routers = (loss.z_loss * self.z + loss.balance_loss * self.balance) / layers
         mtp = loss.mtp_weight * loss.mtp_every * self.mtp
         return (self.cross_entropy + mtp + routers) / batch_tokens
+
+    def detached(self) -> LossSums:
+        """The same values, without the graph behind them."""
+        z, balance = self.z.detach(), self.balance.detach()
+        return replace(self, cross_entropy=self.cross_entropy.detach(), mtp=self.mtp.detach(), z=z, balance=balance)
 
 
 def loss_sums(

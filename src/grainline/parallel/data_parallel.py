@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -18,12 +18,18 @@ def sum_gradients(parameters: Iterable[Tensor], ranks: Ranks) -> None:
     A sum, not a mean: each rank's gradient is already its part of the whole batch's. Every rank must have the same
     parameters with gradients, which holds because the model is the same on all.
     """
-    if ranks.world == 1:
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    if ranks.world > 1:
+        sum_in_buckets([p.grad for p in parameters if p.grad is not None], ranks.sum_)
+
+
+def sum_in_buckets(gradients: list[Tensor], sum_: Callable[[Tensor], object]) -> None:
+    """Sum tensors over ranks in place, a bucket at a time; `sum_` does it to one flat tensor."""
     for bucket in _buckets(gradients):
+        if len(bucket) == 1 and bucket[0].is_contiguous():
+            sum_(bucket[0])
+            continue
         flat = torch.cat([g.flatten() for g in bucket])
-        ranks.sum_(flat)
+        sum_(flat)
         for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
             gradient.copy_(part.view_as(gradient))
 

@@ -20,7 +20,9 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+Algorithm = Literal["vocab1", "vocab2"]
 CHUNK_ELEMENTS = 1 << 20  # logits of one chunk: small enough for the last-level cache, large enough for the matmul
+CHUNK_ROWS = 64  # and no fewer rows than that
 IGNORED = -100
 
 
@@ -65,9 +67,7 @@ class OutputLayer:
     `weight_RD.grad` is added to by T.
     """
 
-    def __init__(
-        self, weight_RD: Tensor, rows: range, algorithm: Literal["vocab1", "vocab2"], exchange: Exchange
-    ) -> None:
+    def __init__(self, weight_RD: Tensor, rows: range, algorithm: Algorithm, exchange: Exchange) -> None:
         if len(rows) != weight_RD.shape[0]:
             raise ValueError(f"a shard of {weight_RD.shape[0]} rows for the rows {rows} of the vocabulary")
         self.weight_RD, self.rows, self.exchange = weight_RD, rows, exchange
@@ -91,7 +91,7 @@ class OutputLayer:
         if not self.rows:
             statistics_3N[0] = -torch.inf
             return scoring
-        rows = max(64, CHUNK_ELEMENTS // w_RD.shape[0])
+        rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // w_RD.shape[0])
         label_R = torch.full_like(label_N, -1)
         label_R[owned_n] = local_n
         for start in range(0, x_ND.shape[0], rows):

@@ -76,7 +76,7 @@ def test_linear_cross_entropy_equals_the_reference_over_several_chunks(ignored, 
     ours = outputs_and_grads(kernels.BACKENDS["linear_cross_entropy"]["chunked"], [x, weight], label)
     truth = outputs_and_grads(kernels.BACKENDS["linear_cross_entropy"]["reference"], [x, weight], label)
     for mine, theirs in zip(ours, truth, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)  # the losses are made in float32
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
 def compiled(function):

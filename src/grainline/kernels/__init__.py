@@ -86,7 +86,7 @@ def combine_rows(rows_ND: Tensor, score_N: Tensor, unit_N: Tensor, units: int) -
 
 
 def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, label_N: Tensor, queue: WeightQueue | None = None) -> Tensor:
-    """Σ over rows of −log softmax(x · Wᵀ)[label], in nats, float32; rows with label −100 count nothing.
+    """Σ over rows of −log softmax(x · Wᵀ)[label], in nats, in float32 at least; rows with label −100 count nothing.
 
     With a queue the weight's gradient can be added later, by the one backend that knows how.
     """

@@ -21,15 +21,16 @@ class LinearCrossEntropy(Function):
     def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, label_N: Tensor, queue: WeightQueue | None) -> Tensor:
         wants_x, wants_w = ctx.needs_input_grad[:2]
         w_VD = weight_VD.to(x_ND.dtype)
+        wide = torch.promote_types(x_ND.dtype, torch.float32)
         rows = max(64, CHUNK_ELEMENTS // w_VD.shape[0])
         d_x_ND = torch.empty_like(x_ND) if wants_x else None
         d_w_VD = torch.zeros_like(weight_VD) if wants_w else None
-        total = x_ND.new_zeros((), dtype=torch.float32)
+        total = x_ND.new_zeros((), dtype=wide)
         for start in range(0, x_ND.shape[0], rows):
             span = slice(start, start + rows)
             x_nD, kept_n = x_ND[span], label_N[span] != -100
             label_n1 = label_N[span].clamp_min(0).unsqueeze(1)
-            logits_nV = (x_nD @ w_VD.t()).float()
+            logits_nV = (x_nD @ w_VD.t()).to(wide)
             # exp and its sum once, in place: these passes over memory cost as much as the products.
             logits_nV.sub_(logits_nV.amax(1, keepdim=True))
             of_label_n1 = logits_nV.gather(1, label_n1)
@@ -57,13 +58,12 @@ class LinearCrossEntropy(Function):
     @once_differentiable
     def backward(ctx: Any, d_total: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         d_x_ND, d_w_VD = ctx.saved_tensors
-        scale = d_total.float()
-        d_x_ND = None if d_x_ND is None else d_x_ND * scale.to(d_x_ND.dtype)
+        d_x_ND = None if d_x_ND is None else d_x_ND * d_total.to(d_x_ND.dtype)
         if d_w_VD is not None and ctx.queue is not None and ctx.queue.is_open:
             weight_VD = ctx.weight
-            ctx.queue.put(lambda: add_gradient(weight_VD, d_w_VD * scale.to(d_w_VD.dtype)))
+            ctx.queue.put(lambda: add_gradient(weight_VD, d_w_VD * d_total.to(d_w_VD.dtype)))
             return d_x_ND, None, None, None
-        return d_x_ND, None if d_w_VD is None else d_w_VD * scale.to(d_w_VD.dtype), None, None
+        return d_x_ND, None if d_w_VD is None else d_w_VD * d_total.to(d_w_VD.dtype), None, None
 
 
 def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, label_N: Tensor, queue: WeightQueue | None = None) -> Tensor:

@@ -27,7 +27,9 @@ def combine_rows(rows_ND: Tensor, score_N: Tensor, unit_N: Tensor, units: int) -
 
 def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, label_N: Tensor) -> Tensor:
     """Σ over rows of −log softmax(x · Wᵀ)[label], in nats; rows with label −100 count nothing."""
-    return F.cross_entropy(F.linear(x_ND, weight_VD).float(), label_N, reduction="sum", ignore_index=-100)
+    logits_NV = F.linear(x_ND, weight_VD)
+    wide = torch.promote_types(logits_NV.dtype, torch.float32)
+    return F.cross_entropy(logits_NV.to(wide), label_N, reduction="sum", ignore_index=-100)
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:

@@ -49,6 +49,7 @@ VERBS: dict[str, dict[str, Verb]] = {
     "Know the machine": {
         "doctor": Verb("doctor", "what works on this machine, what is missing, and the command that mends it"),
         "hardware": Verb("hardware", "this machine's cores, memory, accelerators and matmul rates"),
+        "hardware catalogue": Verb("hardware_catalogue", "published figures of devices and links, with their sources"),
         "hardware measure": Verb("hardware_measure", "measure rates and write them as a cluster document"),
     },
 }

@@ -45,7 +45,7 @@ class DeviceType(Origin):
     def origin(self, key: str) -> Origin:
         """Where a figure comes from: its own origin, else that of the table it is in, else the device's.
 
-        `key` is as in ``price_per_hour``, ``flops_per_second`` or ``flops_per_second.bfloat16``.
+        `key` is as in ``price_per_hour``, ``flops_per_second.bfloat16`` or ``memory.HBM.capacity_bytes``.
         """
         table = key.partition(".")[0]
         rest = Origin(source=self.source, reference=self.reference)

@@ -49,6 +49,7 @@ def _device(device: DeviceType, key: str) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"{key}.flops_per_second: there is no dtype '{dtype}'.{nearest(dtype, DTYPES)}")
     figures = {f"flops_per_second.{dtype}" for dtype in device.flops_per_second}
+    figures |= {f"memory.{tier.name}.{key}" for tier in device.memory for key in ("capacity_bytes", "bytes_per_second")}
     figures |= {"flops_per_second", "memory", "price_per_hour", "power_watts"}
     for name in device.origins:
         if name not in figures:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from grainline._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from grainline.documents import Cluster, ModelConfig, Plan, Recipe
+    from grainline.documents import ModelConfig, Plan, Recipe
+    from grainline.hardware.cluster import Cluster
     from grainline.models.loading import load
     from grainline.train.run import train
 
@@ -15,7 +16,7 @@ __all__ = ["Cluster", "ModelConfig", "Plan", "Recipe", "load", "train"]
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "Cluster": "documents",
+        "Cluster": "hardware.cluster",
         "ModelConfig": "documents",
         "Plan": "documents",
         "Recipe": "documents",

@@ -229,3 +229,15 @@ def test_a_file_of_version_1_goes_on_working(tmp_path: Path) -> None:
     cluster = Cluster.load(tmp_path / "old.toml")
     assert [dict(node.devices) for node in cluster.nodes] == [{"A100": 4}, {"A100": 4}]
     assert (cluster.links[0].sharing, cluster.links[0].host, cluster.links[1].duplex) == ("port", True, "full")
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "clusters"
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_examples_hold(example: Path) -> None:
+    assert Cluster.load(example).nodes
+
+
+def test_there_are_examples() -> None:
+    assert {"laptop", "mixed", "two_sites"} <= {path.stem for path in EXAMPLES.glob("*.toml")}

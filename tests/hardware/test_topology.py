@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ from hypothesis import strategies as st
 
 from grainline.documents import Cluster, GrainlineError
 from grainline.hardware.routing import FREE, Edge, Routing
+from grainline.hardware.shorthand import cluster_of
 from grainline.hardware.topology import Device, Topology, Wire, topology
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "clusters"
 
 GPU: dict[str, Any] = {"name": "G", "kind": "gpu"}
 RAM = {"name": "RAM", "capacity_bytes": 1, "bytes_per_second": 40e9}
@@ -276,6 +280,39 @@ def test_what_was_measured_joins_nodes_that_no_link_joins() -> None:
 def test_single_devices_can_be_measured() -> None:
     t = parse([{"name": "a", "devices": {"G": 3}}], measured=measured("a:0", "a:2", latency=1e-4, rate=7e8))
     assert (t.bytes_per_second(0, 2), t.bytes_per_second(2, 0), t.bytes_per_second(0, 1)) == (7e8, 7e8, 12e9)
+
+
+def test_the_way_to_the_host() -> None:
+    inside = [
+        link("a", rate=100e9, host=False, type="NVLink", joins=["G"]),
+        link("a", rate=20e9, type="PCIe", joins=["G"]),
+    ]
+    t = parse([{"name": "a", "devices": {"C": 1, "G": 2}}], links=inside)
+    (there, back), (own, _) = t.host_routes(2), t.host_routes(0)
+    assert [t.wires[i].name for i in (*there, *back)] == ["a:2 → PCIe", "PCIe → a:2"]
+    assert [t.wires[i].name for i in own] == ["a:0 → host"]
+    bus = parse([{"name": "a", "devices": {"G": 2}}], links=[link("a", sharing="all")])
+    assert bus.host_routes(0) == ((0,), (0,)) == bus.host_routes(1)
+
+
+def test_two_sites_meet_in_one_wide_area_link() -> None:
+    t = topology(Cluster.load(EXAMPLES / "two_sites.toml"))
+    assert [d.node for d in t.devices] == ["north-0"] * 8 + ["north-1"] * 8 + ["south-0"] * 2 + ["south-1"] * 2
+    assert "north-0 HDR 3 out" in names(t, 3, 8)
+    assert t.bytes_per_second(3, 8) == 25e9
+    crossing = set(t.route(0, 16)) & set(t.route(15, 19))
+    assert {t.wires[i].name for i in crossing} == {"north Ethernet", "north Ethernet → south Ethernet (WAN)"}
+    assert t.bytes_per_second(0, 16) == 0.125e9
+    assert t.latency_seconds(0, 16) == pytest.approx(20e-3, rel=0.01)
+    assert "north Ethernet → south Ethernet (WAN)" not in names(t, 17, 19)
+
+
+def test_the_mixed_example_is_what_the_shorthand_draws() -> None:
+    example, line = topology(Cluster.load(EXAMPLES / "mixed.toml")), topology(cluster_of("4xA100-80 + 4xA10G@25GbE"))
+    for a in range(8):
+        for b in range(8):
+            assert example.bytes_per_second(a, b) == line.bytes_per_second(a, b)
+            assert example.latency_seconds(a, b) == pytest.approx(line.latency_seconds(a, b))
 
 
 def test_where_there_is_no_way_the_devices_are_named() -> None:

@@ -18,8 +18,8 @@ class Cluster(documents.Cluster):
         return cls.parse(cluster_of(text).tables(), where=text)
 
     @classmethod
-    def measure(cls, name: str = "here") -> Self:
-        """This machine as a cluster of one node called `name`, measured afresh; takes some seconds, and wants torch."""
-        from grainline.hardware.look import look
+    def measure(cls, name: str = "here", quick: bool = False) -> Self:
+        """This machine as a cluster of one node called `name`, measured afresh: a minute, or seconds if `quick`."""
+        from grainline.hardware.measure import measure
 
-        return cls.parse(look(fresh=True).to_cluster(name).tables(), where="this machine")
+        return cls.parse(measure(quick=quick).to_cluster(name).tables(), where="this machine")

@@ -33,13 +33,14 @@ class Wire:
 class Topology:
     """Devices and wires. `edges` say what the wires join: device i is vertex i, the others are hosts and switches.
 
-    `measured` gives pairs (of nodes by name, or of devices by index) a wire of their own, which their route crosses as
-    well: what was measured between the two.
+    `hosts` gives the vertices by which traffic enters and leaves the host of each node. `measured` gives pairs (of
+    nodes by name, or of devices by index) a wire of their own, which their route crosses as well.
     """
 
     devices: tuple[Device, ...]
     wires: tuple[Wire, ...]
     edges: tuple[Edge, ...] = ()
+    hosts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     measured: Mapping[tuple[str, str] | tuple[int, int], int] = field(default_factory=dict)
 
     def joined(self, a: int, b: int) -> bool:
@@ -60,6 +61,11 @@ class Topology:
             raise GrainlineError(f"there is no way from device {a} (in '{nodes[0]}') to device {b} (in '{nodes[1]}').")
         own = self.measured.get((a, b), self.measured.get(nodes))  # of the two devices, or else of their nodes
         return found if own is None else (*found, own)
+
+    def host_routes(self, device: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Indices of the wires that a copy crosses from a device to its host's memory, and back."""
+        enter, leave = self.hosts[self.devices[device].node]
+        return self._routing.route(device, enter), self._routing.route(leave, device)
 
     def bytes_per_second(self, a: int, b: int) -> float:
         """What one message alone gets from a to b: the narrowest wire's rate; infinite from a to itself."""

@@ -97,7 +97,8 @@ def draw(cluster: Cluster) -> Topology:
     switches = {switch.name: (_switch(drawing, switch), switch.latency_seconds) for switch in cluster.switches}
     for link, a, b in cluster.joints():
         _between(drawing, link, (a, b), places, switches)
-    drawn = Topology(tuple(devices), tuple(drawing.wires), tuple(drawing.edges))
+    hosts = {name: (place.host.enter, place.host.leave) for name, place in places.items()}
+    drawn = Topology(tuple(devices), tuple(drawing.wires), tuple(drawing.edges), hosts)
     return _measured(cluster, drawing, drawn, places)
 
 
@@ -259,4 +260,4 @@ def _measured(cluster: Cluster, drawing: Drawing, drawn: Topology, places: dict[
                 own[a, b] = wire
             else:
                 own.update({(x, y): wire for x in from_ for y in to if x != y})
-    return Topology(drawn.devices, tuple(drawing.wires), tuple(drawing.edges), own)
+    return Topology(drawn.devices, tuple(drawing.wires), tuple(drawing.edges), drawn.hosts, own)

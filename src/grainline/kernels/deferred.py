@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
@@ -41,7 +42,7 @@ class WeightQueue:
     def put(self, work: Work) -> None:
         """To be done later."""
         assert self._open is not None
-        self._open.append(work)
+        self._open.append(torch.no_grad()(work))
 
 
 def add_gradient(weight: Tensor, gradient: Tensor) -> None:

@@ -41,6 +41,10 @@ AT_ENDS: tuple[tuple[Kind, Kind, int], ...] = (
 )
 """For the same micro-batch where its path begins (0) or ends (−1)."""
 
+TRAINING = frozenset({Kind.B, Kind.I, Kind.W, Kind.R, Kind.SEND_B, Kind.RECV_B, Kind.T, Kind.C2, Kind.UPDATE}) | COPIES
+TRAINING |= {Kind.EMBED_GRAD, Kind.C_EMBED_GRAD, Kind.REDUCE}
+"""What evaluation doesn't do."""
+
 PASSES: tuple[frozenset[Kind], ...] = (
     frozenset({Kind.C0, Kind.S, Kind.C1, Kind.T}),
     frozenset({Kind.C2}),

@@ -15,11 +15,13 @@ def add_update(schedule: Schedule, reduce_stages: Iterable[int] = (), *, tied: M
 
     All ranks that hold a stage take part in its REDUCE. Where the stage is tied to another (embedding and head that
     share weights: `tied[0] = last`), which is then the action's `peer_stage`, those that hold the other do so too. The
-    order is the same on all ranks: last stages first, as backwards end in that order.
+    order is the same on all ranks: last stages first, as backwards end in that order. A tie within one rank, as in a V,
+    needs no REDUCE.
     """
+    apart = {stage for stage, other in tied.items() if len({*schedule.holders(stage), *schedule.holders(other)}) > 1}
     reductions = [
         Action(Kind.REDUCE, stage, peer_stage=tied.get(stage, -1))
-        for stage in sorted({*reduce_stages, *tied}, key=lambda stage: -min(stage, tied.get(stage, stage)))
+        for stage in sorted({*reduce_stages, *apart}, key=lambda stage: -min(stage, tied.get(stage, stage)))
     ]
     lists = []
     for rank, actions in enumerate(schedule.actions):

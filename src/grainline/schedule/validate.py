@@ -19,23 +19,27 @@ from itertools import pairwise
 
 from grainline.schedule.actions import RECEIVES, SENDS, Action, Kind
 from grainline.schedule.dependencies import ScheduleError, Tasks, tasks_of
-from grainline.schedule.rules import AT_ENDS, HOP_KINDS, ORDER, PASS_ORDER, PASSES, Places
+from grainline.schedule.rules import AT_ENDS, HOP_KINDS, ORDER, PASS_ORDER, PASSES, TRAINING, Places
 from grainline.schedule.schedule import Hop, Schedule
 
 MESSAGES = SENDS | RECEIVES
 
 
-def validate(schedule: Schedule, *, in_flight: int | None = None) -> None:
+def validate(schedule: Schedule, *, in_flight: int | None = None, forward_only: bool = False) -> None:
     """Raises ScheduleError, naming rank and action, where a schedule breaks a rule above.
 
     With `in_flight` also where a rank holds more forwards than that whose backward (W, where it is split) isn't done;
-    a rank with several stages counts each of them.
+    a rank with several stages counts each of them. `forward_only`: an evaluation, without anything that trains.
     """
     _check_paths(schedule)
     places = _places(schedule)
-    _check_hops(schedule, places)
-    _check_messages(schedule, places)
-    _check_passes(schedule, places)
+    done = frozenset(Kind) - TRAINING if forward_only else frozenset(Kind)
+    for rank, kind, stage, m in places:
+        if kind not in done:
+            raise ScheduleError(f"rank {rank}: {Action(kind, stage, m)} in an evaluation")
+    _check_hops(schedule, places, done)
+    _check_messages(schedule, places, done)
+    _check_passes(schedule, places, done)
     _check_reductions(schedule, places)
     _check_updates(schedule)
     _check_deadlock(tasks_of(schedule))
@@ -91,7 +95,7 @@ def _places(schedule: Schedule) -> Places:
     return found
 
 
-def _check_hops(schedule: Schedule, places: Places) -> None:
+def _check_hops(schedule: Schedule, places: Places, done: frozenset[Kind]) -> None:
     for m, path in enumerate(schedule.paths):
         for stage, rank in path:
             here = {kind: i for kind in HOP_KINDS if (i := places.get((rank, kind, stage, m))) is not None}
@@ -99,7 +103,7 @@ def _check_hops(schedule: Schedule, places: Places) -> None:
             if Kind.F not in here:
                 raise ScheduleError(f"{name} has no F")
             backward = [kind.value for kind in (Kind.B, Kind.I, Kind.W) if kind in here]
-            if backward not in (["B"], ["I", "W"]):
+            if Kind.B in done and backward not in (["B"], ["I", "W"]):
                 raise ScheduleError(f"{name} has {' and '.join(backward) or 'no backward'}: must be B, or I and W")
             if (Kind.OFFLOAD in here) != (Kind.FETCH in here):
                 raise ScheduleError(f"{name} has one of OFFLOAD and FETCH without the other")
@@ -109,7 +113,7 @@ def _check_hops(schedule: Schedule, places: Places) -> None:
                     raise ScheduleError(f"rank {rank}: {schedule.actions[rank][here[then]]} comes before {after}")
 
 
-def _check_messages(schedule: Schedule, places: Places) -> None:
+def _check_messages(schedule: Schedule, places: Places, done: frozenset[Kind]) -> None:
     if not any(action.kind in MESSAGES for actions in schedule.actions for action in actions):
         return
     wanted = 0
@@ -123,6 +127,8 @@ def _check_messages(schedule: Schedule, places: Places) -> None:
                 (Kind.SEND_B, there, here),
                 (Kind.RECV_B, here, there),
             ):
+                if kind not in done:
+                    continue
                 action = Action(kind, hop.stage, m, other.rank, other.stage)
                 place = places.get((hop.rank, kind, hop.stage, m))
                 if place is None or schedule.actions[hop.rank][place] != action:
@@ -165,13 +171,13 @@ def _check_order_of_messages(schedule: Schedule) -> None:
                 )
 
 
-def _check_passes(schedule: Schedule, places: Places) -> None:
+def _check_passes(schedule: Schedule, places: Places, done: frozenset[Kind]) -> None:
     """The passes of the vocabulary and their collectives: complete, and in order."""
     present = {kind for _, kind, _, _ in places}
     for family in PASSES:
         if not present & family:
             continue
-        for kind in sorted(family):
+        for kind in sorted(family & done):
             for rank in range(schedule.ranks):
                 for m in range(schedule.microbatches):
                     if (rank, kind, -1, m) not in places:

@@ -26,16 +26,24 @@ class Policy:
     """How gaps are filled: by a W if they are `least_gap` of its time or more, or by a later F or I that fits."""
 
     least_gap: float
-    weights_first: bool
+    weights_first: bool = True
+    overtake: bool = True
 
 
-POLICIES = (Policy(1.0, False), Policy(0.5, True), Policy(1e-9, True), Policy(1.0, True))
+POLICIES = (
+    Policy(1.0, overtake=False),
+    Policy(1.0),
+    Policy(1.0, weights_first=False),
+    Policy(0.5),
+    Policy(1e-9),
+)
+"""Of equals the first is taken: a list's own order, unless another is better."""
 
 
 def place_weights(
     schedule: Schedule, costs: Costs, held: int, *, message_seconds: float = 0.0, name: str | None = None
 ) -> Schedule:
-    """Bare compute with each B as I and W: the shortest that any of POLICIES gives, then the one with least waiting.
+    """Bare compute with each B as I and W: the shortest that any of POLICIES gives.
 
     `held` is the most forwards that a rank may hold whose W isn't done. A message takes `message_seconds`.
     Raises ScheduleError if a list's own order needs more held than that, or a cost of F, I or W is missing.
@@ -45,14 +53,14 @@ def place_weights(
 
 def shortest(orders: list[Schedule], costs: Costs, held: int, *, message_seconds: float = 0.0, name: str) -> Schedule:
     """As `place_weights`, the best of several orders."""
-    best: tuple[tuple[float, float], Schedule] | None = None
+    best: tuple[float, Schedule] | None = None
     for order in orders:
         problem = _Problem.of(order, costs, message_seconds)
         for policy in POLICIES:
             game = _Game(problem, held, policy)
             game.run()
-            if best is None or game.score() < best[0]:
-                best = game.score(), order.with_actions(game.lists(), name)
+            if best is None or game.makespan() < best[0] * NEARLY:
+                best = game.makespan(), order.with_actions(game.lists(), name)
     if best is None:
         raise ValueError("no order to choose from")
     return best[1]
@@ -126,7 +134,6 @@ class _Rank:
 
     todo: deque[int]  # F and I, in order
     free: float = 0.0  # seconds: when the last that it did ended
-    waited: float = 0.0  # since the first that it did
     held: int = 0
     pending: deque[int] = field(default_factory=deque)  # I whose W isn't done
     done: list[tuple[int, bool]] = field(default_factory=list)  # an action, or the W that it left
@@ -168,9 +175,9 @@ class _Game:
             while here.pending:
                 self.weigh(here)
 
-    def score(self) -> tuple[float, float]:
-        """Makespan, and what ranks wait between their first action and their last."""
-        return max(here.free for here in self.ranks), sum(here.waited for here in self.ranks)
+    def makespan(self) -> float:
+        """Seconds, once it has run."""
+        return max(here.free for here in self.ranks)
 
     def lists(self) -> list[list[Action]]:
         """By rank."""
@@ -189,7 +196,7 @@ class _Game:
             if weigh and self.policy.weights_first:
                 self.weigh(here)
                 continue
-            place = self.early(here, start)
+            place = self.early(here, start) if self.policy.overtake else None
             if place is not None:
                 action = here.todo[place]
                 del here.todo[place]
@@ -237,8 +244,6 @@ class _Game:
         """An F or I whose inputs are known, as early as may be."""
         ready = self.ready(action)
         start = max(here.free, float(ready))
-        if here.done:
-            here.waited += start - here.free
         here.free = start + self.problem.seconds[action]
         here.done.append((action, False))
         if self.problem.is_forward[action]:

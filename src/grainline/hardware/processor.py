@@ -30,14 +30,14 @@ APPLE_FEATURES = {"hw.optional.neon": "neon", "hw.optional.arm.FEAT_BF16": "bf16
 def name(root: Path = Path("/")) -> str:
     """The processor's marketing name, or its architecture where the system doesn't tell."""
     if platform.system() == "Darwin":
-        return _sysctl("machdep.cpu.brand_string") or platform.machine()
+        return sysctl("machdep.cpu.brand_string") or platform.machine()
     return _cpuinfo(root, "model name") or _device_tree(root) or f"{platform.machine()} CPU"
 
 
 def features(root: Path = Path("/")) -> tuple[str, ...]:
     """Vector and matrix extensions present, in people's words, in FEATURES' order."""
     if platform.system() == "Darwin":
-        return tuple(word for key, word in APPLE_FEATURES.items() if _sysctl(key) == "1")
+        return tuple(word for key, word in APPLE_FEATURES.items() if sysctl(key) == "1")
     flags = set((_cpuinfo(root, "flags") or _cpuinfo(root, "Features")).split())
     return tuple(word for flag, word in FEATURES.items() if flag in flags)
 
@@ -50,7 +50,7 @@ def logical_cores() -> int:
 def physical_cores(root: Path = Path("/"), allowed: Iterable[int] | None = None) -> int:
     """Cores of the machine, or those among the `allowed` logical ones; two hardware threads of a core count once."""
     if platform.system() == "Darwin":
-        return int(_sysctl("hw.physicalcpu") or logical_cores())
+        return int(sysctl("hw.physicalcpu") or logical_cores())
     cores = set()
     for cpu in range(logical_cores()) if allowed is None else allowed:
         topology = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
@@ -102,13 +102,13 @@ def _meminfo(file: Path) -> tuple[int, int]:
 
 
 def _apple_memory() -> tuple[int, int]:
-    total = int(_sysctl("hw.memsize") or 0)
+    total = int(sysctl("hw.memsize") or 0)
     pages = {}
     for line in _output(["vm_stat"]).splitlines()[1:]:
         key, _, value = line.partition(":")
         pages[key.strip('"')] = value.strip().rstrip(".")
     free = sum(int(pages.get(f"Pages {kind}") or 0) for kind in ("free", "inactive", "purgeable", "speculative"))
-    return total, free * int(_sysctl("hw.pagesize") or 16384)
+    return total, free * int(sysctl("hw.pagesize") or 16384)
 
 
 def _cpuinfo(root: Path, key: str) -> str:
@@ -127,7 +127,8 @@ def _device_tree(root: Path) -> str:
         return ""
 
 
-def _sysctl(key: str) -> str:
+def sysctl(key: str) -> str:
+    """What macOS says of a key, "" if nothing."""
     return _output(["sysctl", "-n", key]).strip()
 
 

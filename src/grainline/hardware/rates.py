@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 SECONDS = 0.15  # of repeating; the fastest repeat counts, because whatever else runs can only slow one down
 LONG_ENOUGH = 1e-3  # seconds; a matmul as long as this hides the cost of starting it
 LARGEST = 16_384
+SIZES = (64, 128, 256, 512, 1024, 2048, 4096, 8192)  # of square matmuls whose rates are told one by one
+LONGEST = 0.5  # seconds; larger matmuls are left out
 ALONE = 0.9  # share of the CPU below which other programs have disturbed a figure
 
 
@@ -45,6 +47,31 @@ def matmul_rate(dtype: str, device: str = "cpu", threads: int | None = None) -> 
     except (RuntimeError, TypeError):  # torch's words for "not implemented for this dtype"
         return None
     return rate
+
+
+def matmul_by_size(
+    dtype: str, device: str = "cpu", threads: int | None = None, seconds: float = SECONDS, most_seconds: float = 10.0
+) -> dict[int, Rate]:
+    """FLOP/s of n×n matmuls for the n in SIZES that take at most half a second each; `seconds` of repeating each.
+
+    Empty where the device has no such matmul. After `most_seconds` no larger ones are begun.
+    """
+    import torch
+
+    found: dict[int, Rate] = {}
+    began = time.perf_counter()
+    with _threads(0 if device != "cpu" else threads or 0):
+        for n in SIZES:
+            if time.perf_counter() - began > most_seconds:
+                break
+            if found and 2 * n**3 / max(rate.per_second for rate in found.values()) > LONGEST:
+                break
+            try:
+                spent, share = _best(_matmul(n, getattr(torch, dtype), device), device, seconds)
+            except (RuntimeError, TypeError):
+                break
+            found[n] = Rate(2 * n**3 / spent, share)
+    return found
 
 
 def _matmul_rate(dtype: torch.dtype, device: str, threads: int) -> Rate:

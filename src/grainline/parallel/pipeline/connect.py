@@ -29,6 +29,8 @@ from grainline.parallel.pipeline.runtime import TIMEOUT_SECONDS, Passes, Pipelin
 from grainline.parallel.pipeline.transport import GlooTransport, NcclTransport, Transport, messages_of, nccl_channels
 from grainline.schedule import Schedule, Timeline
 
+CONNECT_SECONDS = 60.0
+
 
 @dataclass
 class Connection:
@@ -51,7 +53,8 @@ class Connection:
 
     @property
     def _timeout(self) -> timedelta:
-        return timedelta(seconds=self.timeout_seconds)
+        """Of groups: for making them too, which waits for ranks that are still starting."""
+        return timedelta(seconds=max(self.timeout_seconds, CONNECT_SECONDS))
 
     def transport(self, schedule: Schedule) -> Transport:
         """For the messages of a schedule."""
@@ -64,12 +67,17 @@ class Connection:
         ]
         return NcclTransport(tables[self.replica])
 
-    def shared(self, schedule: Schedule, stages: Sequence[Cells], model: Model) -> SharedGradients:
-        """What sums the gradients of parameters that several ranks hold."""
+    def shared(
+        self, schedule: Schedule, stages: Sequence[Cells], model: Model, own_modules: Sequence[str] = ()
+    ) -> SharedGradients:
+        """What sums the gradients of parameters that several ranks hold; of `own_modules` each has a part to itself."""
         by_module = stages_by_module(model.config, stages)
         holders = holders_by_module(schedule, by_module)
-        missing = set(holders.values()) - set(self._groups)
+        every = {(rank,) for rank in range(self.grid.ranks)} if own_modules else set()
+        missing = ({*holders.values()} | every) - set(self._groups)
         self._groups |= holder_groups(missing, self.grid, self._timeout)
+        for module in own_modules:
+            by_module[module], holders[module] = frozenset({-1}), (self.rank,)
         return SharedGradients(dict(model.named_parameters()), by_module, holders, self._groups, self.rank)
 
     def runtime(
@@ -100,7 +108,7 @@ class Connection:
             batch_tokens=batch_tokens,
             device=self.device,
             dtype=model.dtype,
-            shared=self.shared(schedule, stages, model),
+            shared=self.shared(schedule, stages, model, () if passes is None else passes.own_modules),
             passes=passes,
             timeout_seconds=self.timeout_seconds,
         )

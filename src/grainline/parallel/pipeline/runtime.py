@@ -27,6 +27,7 @@ from grainline.parallel.pipeline.reduce import CollectiveStream, SharedGradients
 from grainline.parallel.pipeline.stage import Kept, RandomState, Stage
 from grainline.parallel.pipeline.transport import Message, Pending, Transport
 from grainline.schedule import Action, Hop, Kind, Schedule
+from grainline.schedule.actions import COLLECTIVES, RECEIVES, SENDS
 
 Key = tuple[int, int]
 """Stage and micro-batch: what a rank does at most once a step."""
@@ -38,8 +39,12 @@ TIMEOUT_SECONDS = 60.0
 class Passes(Protocol):
     """Further kinds of action, such as those of vocabulary parallelism, that work on a runtime's tensors."""
 
+    own_modules: tuple[str, ...]  # of which every rank has a part of its own
+
     def table(self, runtime: PipelineRuntime) -> Mapping[Kind, Do]:
-        """What carries out each kind; it may use `runtime`'s `inputs`, `outputs` and `gradients`."""
+        """What carries out each kind. It may use `runtime`'s `inputs`, `outputs` and `gradients`, run collectives with
+        `beside`, and put what must be done before an action of the list into `before`.
+        """
         ...
 
 
@@ -132,6 +137,7 @@ class PipelineRuntime:
         self.outputs: dict[Key, tuple[Tensor, ...]] = {}  # what left the last stage of a path, where passes use it
         self.gradients: dict[Key, Arrival] = {}  # of what left a stage
         self.input_gradients: dict[Key, tuple[Tensor, ...]] = {}  # of what entered the first stage of a path
+        self.before: dict[Action, Callable[[], None]] = {}
         self._kept: dict[Key, Kept] = {}
         self._random: dict[Key, RandomState] = {}
         self._saved: dict[Key, KeptTensors] = {}
@@ -157,14 +163,19 @@ class PipelineRuntime:
         for do, action in self._program:
             self._action, self._began = action, time.perf_counter()
             try:
+                if (first := self.before.pop(action, None)) is not None:
+                    first()
                 do(action)
             except PipelineError:
                 raise
             except Exception as error:
+                if isinstance(error, RuntimeError) and action.kind in SENDS | RECEIVES:  # the connection is broken
+                    raise self.watch.waited(str(action), action.peer, error) from error
                 self.watch.failed(str(action), error)
                 raise
-            spans.append(Span(action, self._began, time.perf_counter()))
-        self._finish(spans)
+            if action.kind not in COLLECTIVES:  # these are noted when they end
+                spans.append(Span(action, self._began, time.perf_counter()))
+        self._finish()
         result = StepResult(tuple(self._sums), (*spans, *self._taken), time.perf_counter() - begin)
         self._reset()
         return result
@@ -322,9 +333,35 @@ class PipelineRuntime:
             return
         shared = self.shared
         shared.done.update(modules)
-        self._running.append((action, self._collectives.submit(lambda: shared.sum_(modules))))
+        self.beside(action, lambda: shared.sum_(modules))
 
-    def _finish(self, spans: list[Span]) -> None:
+    def beside(self, action: Action, run: Callable[[], None]) -> Future[None]:
+        """Run a collective beside compute, after those before it, and note its time; `step` ends after it has."""
+
+        def noted() -> None:
+            begin = time.perf_counter()
+            run()
+            self._taken.append(Span(action, begin, time.perf_counter()))
+
+        running = self._collectives.submit(noted)
+        self._running.append((action, running))
+        return running
+
+    def ended(self, action: Action, running: Future[None]) -> None:
+        """Wait for a collective. The action under way counts as begun when it has ended."""
+        try:
+            running.result(self.timeout_seconds)
+        except (RuntimeError, FutureTimeoutError) as error:
+            self.watch.failed(str(action), error)
+            text = f"Rank {self.rank} stopped at {self._action}: {action} hasn't ended ({error or 'timed out'})."
+            raise PipelineError(f"{text} A rank has died or hangs. Start all of them again.") from error
+        self.begin()
+
+    def add_sums(self, microbatch: int, sums: LossSums) -> None:
+        """Terms of the loss that passes made, not a stage."""
+        self._sums.append((microbatch, sums.detached()))
+
+    def _finish(self) -> None:
         """Sum what no REDUCE has summed, and wait for all that goes on."""
         if self.shared is not None and self._differentiated:
             self.collective(Action(Kind.REDUCE), self.shared.modules())
@@ -332,12 +369,7 @@ class PipelineRuntime:
             for one in pending:
                 self._wait(one, action, str(action))
         for action, running in self._running:
-            try:
-                running.result(self.timeout_seconds)
-            except (RuntimeError, FutureTimeoutError) as error:
-                self.watch.failed(str(action), error)
-                text = f"Rank {self.rank} stopped at {action}: gradients can't be summed ({error})."
-                raise PipelineError(f"{text} A rank has died or hangs. Start all of them again.") from error
+            self.ended(action, running)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Batch:
     label_BS: Tensor
     document_BS: Tensor | None
     further: Further | None
+    next_bSD: Tensor | None = None  # embeddings for MTP, of the labels of its rows, where they were looked up elsewhere
     _positions: tuple[RopeTable, Mask] | None = None
 
     @classmethod
@@ -124,7 +125,8 @@ def _mtp(model: Model, batch: Batch, carry: Carry, tally: Tally, layer: int) -> 
     assert batch.further is not None
     hidden_BSD, row_b = model.norm(carry.hidden_BSD), batch.further.row_b
     document_bS = None if batch.document_BS is None else batch.document_BS[row_b]
-    out = model.predict_further(Trunk(hidden_BSD[row_b]), batch.label_BS[row_b], document_bS, report=True)
+    chosen, label_bS = Trunk(hidden_BSD[row_b]), batch.label_BS[row_b]
+    out = model.predict_further(chosen, label_bS, document_bS, report=True, next_BSD=batch.next_bSD)
     times = batch.further.stands_for  # its router stands for all sequences, as its loss does
     for r in out.reports:
         tally.reports[model.config.layers] = RouterReport(r.z * times, r.balance * times, r.counts_E * min(times, 1))

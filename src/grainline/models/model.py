@@ -91,12 +91,21 @@ class Model(nn.Module):
         return Trunk(self.norm(x_BSD))
 
     def predict_further(
-        self, trunk: Trunk, ids_BS: Tensor, document_BS: Tensor | None = None, report: bool = False
+        self,
+        trunk: Trunk,
+        ids_BS: Tensor,
+        document_BS: Tensor | None = None,
+        report: bool = False,
+        next_BSD: Tensor | None = None,
     ) -> Trunk:
-        """MTP: hidden states that predict one token further, given each position's next token `ids_BS` [B, S]."""
+        """MTP: hidden states that predict one token further, given each position's next token `ids_BS` [B, S].
+
+        next_BSD: the embeddings of these tokens, where they were looked up elsewhere.
+        """
         assert self.mtp is not None
         rope, mask = self.positions(ids_BS.shape[1], 0, document_BS)
-        out_BSD, router_report = self.run(self.mtp, trunk.hidden_BSD, self.embed(ids_BS), rope, mask, report)
+        next_BSD = self.embed(ids_BS) if next_BSD is None else next_BSD
+        out_BSD, router_report = self.run(self.mtp, trunk.hidden_BSD, next_BSD, rope, mask, report)
         return Trunk(out_BSD, [router_report] if router_report is not None else [])
 
     def run(self, module: nn.Module, *args: object) -> tuple[Tensor, RouterReport | None]:

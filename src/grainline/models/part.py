@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from torch import nn
+
 from grainline.documents import ModelConfig
 from grainline.models.model import Model
 
@@ -12,7 +14,7 @@ def modules_of(config: ModelConfig, cell: str) -> tuple[str, ...]:
     """Paths of the modules whose parameters a cell uses.
 
     MTP embeds tokens too, and both heads share their weight, which is the embedding's where they are tied. The trunk's
-    last norm belongs to what comes after the blocks.
+    last norm belongs to what comes after the blocks. "vocabulary" is no cell: it is a rank's rows of both tables.
     """
     kind, _, layer = cell.partition(".")
     head = "embedding" if config.tie_embeddings else "head"
@@ -23,6 +25,7 @@ def modules_of(config: ModelConfig, cell: str) -> tuple[str, ...]:
         "mtp": ("norm", "mtp", "embedding"),
         "mtp_head": (head,),
         "head": (head,) if config.mtp_depth else ("norm", head),
+        "vocabulary": ("embedding", head),
     }[kind]
 
 
@@ -35,3 +38,10 @@ def keep_cells(model: Model, cells: Collection[str]) -> None:
     for layer in range(model.config.layers):
         if f"blocks.{layer}" not in kept:
             setattr(model.blocks, str(layer), None)
+
+
+def keep_rows(model: Model, rows: range) -> None:
+    """Cut, in place, the embedding and the output layer to some of their rows, for passes that know of it."""
+    for table in (model.embedding, model.head):
+        if table is not None:
+            table.weight = nn.Parameter(table.weight.detach()[rows.start : rows.stop].clone())

@@ -299,4 +299,6 @@ def _given(schedule: Schedule, r: int, collective: Action, place: dict[Action, i
         return place[Action(made_by, microbatch=m)]
     if collective.kind is Kind.C0:
         return place[Action(Kind.F, path[-1].stage, m)] if path[-1].rank == r else 0
-    return max(place.get(Action(kind, path[0].stage, m), 0) for kind in BACKWARD) if path[0].rank == r else 0
+    # C_EMBED_GRAD: besides the first stage, MTP's has gradients of embeddings; it is somewhere on the path.
+    here = (Action(kind, hop.stage, m) for hop in path if hop.rank == r for kind in BACKWARD)
+    return max((place.get(action, 0) for action in here), default=0)

@@ -29,8 +29,13 @@ IGNORED = -100
 class Exchange(Protocol):
     """The collectives among the ranks that share a vocabulary, called by all in one order."""
 
-    rank: int
-    ranks: int
+    @property
+    def rank(self) -> int:
+        """This one's place."""
+
+    @property
+    def ranks(self) -> int:
+        """How many there are."""
 
     def all_gather(self, x: Tensor) -> Tensor:
         """[…] → [P, …], by rank."""

@@ -1,0 +1,60 @@
+"""The process group of vocabulary passes, and the passes over it. All ranks make these calls together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+from torch import Tensor
+
+from grainline.documents.recipe import Loss
+from grainline.models.model import Model
+from grainline.models.part import keep_rows
+from grainline.parallel.pipeline.connect import Connection
+from grainline.parallel.pipeline.vocabulary import Algorithm, rows_of
+from grainline.parallel.pipeline.vocabulary_passes import VocabularyPasses
+
+
+@dataclass(frozen=True)
+class GroupExchange:
+    """Collectives over a process group of its own, whose member r is pipeline rank r."""
+
+    group: dist.ProcessGroup
+    rank: int
+    ranks: int
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        """See `Exchange`."""
+        out = x.new_empty(self.ranks, *x.shape)
+        dist.all_gather(list(out.unbind(0)), x, group=self.group)
+        return out
+
+    def all_reduce_(self, x: Tensor) -> None:
+        """See `Exchange`."""
+        dist.all_reduce(x, group=self.group)
+
+    def broadcast_(self, x: Tensor, source: int) -> None:
+        """From one rank to all, in place."""
+        dist.broadcast(x, group=self.group, group_src=source)
+
+
+def vocabulary_passes(
+    connection: Connection, model: Model, algorithm: Algorithm, *, loss: Loss, batch_tokens: int
+) -> VocabularyPasses:
+    """The passes of this rank, over a group that nothing else uses. All ranks of all replicas call this together.
+
+    `model` has the modules of this rank's cells and of "vocabulary" (`models.part`), with all rows of the tables: they
+    are cut to this rank's.
+    """
+    grid = connection.grid
+    groups = [
+        dist.new_group(
+            [grid.world_rank(rank, replica) for rank in range(grid.ranks)],
+            timeout=timedelta(seconds=connection.timeout_seconds),
+        )
+        for replica in range(grid.replicas)
+    ]
+    exchange = GroupExchange(groups[connection.replica], connection.rank, grid.ranks)
+    keep_rows(model, rows_of(model.config.vocab_size, exchange.rank, exchange.ranks))
+    return VocabularyPasses(model, algorithm, exchange, loss, batch_tokens)

@@ -30,18 +30,23 @@ class Stream:
     def __init__(
         self, backend: Backend, n: int, dtype: str = "float64", clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        """a = 1, b = 2, c = 0, and then a ← 2a. Raises GrainlineError for other dtypes than float32 and float64."""
+        """Arrays after a `reset`. Raises GrainlineError for other dtypes than float32 and float64."""
         if dtype not in DTYPES:
             raise GrainlineError(f"STREAM in {dtype}: it must be {' or '.join(DTYPES)}.")
         if n < 1:
             raise GrainlineError(f"STREAM over {n} elements: there must be at least one.")
-        self.backend, self.n, self.dtype, self.repetitions = backend, n, dtype, 0
+        self.backend, self.n, self.dtype = backend, n, dtype
         self._clock = clock
         self.a, self.b, self.c = (backend.empty(n, dtype) for _ in range(3))
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again: a = 1, b = 2, c = 0, and then a ← 2a."""
         for array, value in ((self.a, 1.0), (self.b, 2.0), (self.c, 0.0)):
-            backend.transform("fill", out=array, s=value)
-        backend.transform("scale", self.a, out=self.a, s=2.0)
-        backend.wait()
+            self.backend.transform("fill", out=array, s=value)
+        self.backend.transform("scale", self.a, out=self.a, s=2.0)
+        self.backend.wait()
+        self.repetitions = 0
 
     def repetition(self) -> dict[Kernel, float]:
         """Seconds of each kernel, once."""

@@ -1,0 +1,134 @@
+/* STREAM as one would write it by hand in C with OpenMP: the baseline. Its own process, told by lines on standard input:
+ *
+ *   ordinary      one repetition with ordinary stores; answers the seconds of copy, scale, add and triad
+ *   streaming     the same with streaming stores
+ *   reset         begins again; answers the number of threads
+ *   check         answers the number of elements that aren't what they must be after so many repetitions
+ *
+ * Begins as after a reset. Argument: elements per array.
+ */
+#define _GNU_SOURCE
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+static long n;
+static double *a, *b, *c;
+static const double s = 3.0;
+
+static double *reserve(void) {
+    void *pages = mmap(NULL, (size_t)n * sizeof(double), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED) {
+        perror("mmap");
+        exit(1);
+    }
+    return pages;
+}
+
+static void copy(void) {
+#pragma omp parallel for schedule(static)
+    for (long i = 0; i < n; i++) c[i] = a[i];
+}
+
+static void scale(void) {
+#pragma omp parallel for schedule(static)
+    for (long i = 0; i < n; i++) b[i] = s * c[i];
+}
+
+static void add(void) {
+#pragma omp parallel for schedule(static)
+    for (long i = 0; i < n; i++) c[i] = a[i] + b[i];
+}
+
+static void triad(void) {
+#pragma omp parallel for schedule(static)
+    for (long i = 0; i < n; i++) a[i] = b[i] + s * c[i];
+}
+
+#ifdef __SSE2__
+/* The fence belongs to each thread: its stores must have left before the others go on. */
+#define STREAMING(NAME, OUT, PAIR, ONE)                                             \
+    static void NAME(void) {                                                        \
+        const __m128d s2 = _mm_set1_pd(s);                                          \
+        (void)s2;                                                                   \
+        _Pragma("omp parallel") {                                                   \
+            _Pragma("omp for schedule(static)") for (long i = 0; i < n / 2; i++)    \
+                _mm_stream_pd(OUT + 2 * i, PAIR);                                   \
+            _mm_sfence();                                                           \
+        }                                                                           \
+        if (n % 2) {                                                                \
+            const long i = n - 1;                                                   \
+            OUT[i] = ONE;                                                           \
+        }                                                                           \
+    }
+#define AT(X) _mm_load_pd((X) + 2 * i)
+STREAMING(copy_past, c, AT(a), a[i])
+STREAMING(scale_past, b, _mm_mul_pd(s2, AT(c)), s * c[i])
+STREAMING(add_past, c, _mm_add_pd(AT(a), AT(b)), a[i] + b[i])
+STREAMING(triad_past, a, _mm_add_pd(AT(b), _mm_mul_pd(s2, AT(c))), b[i] + s * c[i])
+static void (*const PAST[4])(void) = {copy_past, scale_past, add_past, triad_past};
+#endif
+static void (*const PLAIN[4])(void) = {copy, scale, add, triad};
+
+static void repetition(void (*const kernels[4])(void)) {
+    for (int k = 0; k < 4; k++) {
+        const double start = omp_get_wtime();
+        kernels[k]();
+        printf("%.9f%c", omp_get_wtime() - start, k < 3 ? ' ' : '\n');
+    }
+}
+
+static void reset(void) {
+#pragma omp parallel for schedule(static)
+    for (long i = 0; i < n; i++) a[i] = 1, b[i] = 2, c[i] = 0;
+#pragma omp parallel for schedule(static)
+    for (long i = 0; i < n; i++) a[i] = 2 * a[i];
+    printf("%d\n", omp_get_max_threads());
+}
+
+static long wrong(int repetitions) {
+    double want_a = 2, want_b = 2, want_c = 0;
+    for (int k = 0; k < repetitions; k++) {
+        want_c = want_a;
+        want_b = s * want_c;
+        want_c = want_a + want_b;
+        want_a = want_b + s * want_c;
+    }
+    long found = 0;
+#pragma omp parallel for schedule(static) reduction(+ : found)
+    for (long i = 0; i < n; i++) found += a[i] != want_a || b[i] != want_b || c[i] != want_c;
+    return found;
+}
+
+int main(int count, char **words) {
+    if (count != 2 || (n = atol(words[1])) < 1) {
+        fprintf(stderr, "usage: %s ELEMENTS\n", words[0]);
+        return 2;
+    }
+    a = reserve(), b = reserve(), c = reserve();
+    reset();
+    fflush(stdout);
+    char line[32];
+    for (int repetitions = 0; fgets(line, sizeof line, stdin); fflush(stdout)) {
+        if (!strcmp(line, "check\n")) {
+            printf("%ld\n", wrong(repetitions));
+        } else if (!strcmp(line, "reset\n")) {
+            reset(), repetitions = 0;
+        } else if (!strcmp(line, "ordinary\n")) {
+            repetition(PLAIN), repetitions++;
+#ifdef __SSE2__
+        } else if (!strcmp(line, "streaming\n")) {
+            repetition(PAST), repetitions++;
+#endif
+        } else {
+            printf("?\n");
+        }
+    }
+    return 0;
+}

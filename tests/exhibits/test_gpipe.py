@@ -1,0 +1,37 @@
+"""The GPipe exhibit: its simulations against closed forms, and its verdicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from grainline.exhibits import gpipe
+from grainline.exhibits.frame import Scale, judge
+
+
+@pytest.mark.parametrize(("devices", "microbatches"), [(2, 1), (4, 4), (8, 32)])
+def test_a_step_takes_what_the_lists_say(devices: int, microbatches: int) -> None:
+    """F fills the pipeline, then R and B drain it; R waits for no gradient, so only B's delay adds up over devices."""
+    k, m = devices, microbatches
+    units = (m + k - 1) + 3 * m + 2 * (k - 1)
+    assert gpipe.step(k, m).makespan == pytest.approx(units / (k * m))
+    units = 3 * (m + k - 1)
+    assert gpipe.step(k, m, recompute=False).makespan == pytest.approx(units / (k * m))
+
+
+def test_memory_without_recomputation_is_all_of_the_cell() -> None:
+    assert gpipe.peak(4, 8, recompute=False) == pytest.approx(1 + gpipe.LAYERS / 4)
+
+
+def test_verdicts(tmp_path: Path) -> None:
+    results = {}
+    for claim, measure in gpipe.MEASURES.items():
+        told: list[str] = []
+        found = measure(Scale.of(claim, True, tmp_path, told.append))
+        results[claim.name] = judge(claim, found, quick=True)
+        assert len(told) == (9 if claim is gpipe.TABLE else 0)
+    assert results["gpipe.speed"].verdict == "holds"
+    assert results["gpipe.memory"].verdict == "holds"
+    assert results["gpipe.table"].verdict == "short"  # the paper's M = 4 is beyond any pipeline of equal cells
+    assert [round(value, 2) for value in gpipe.speeds()[1]] == [1.0, 1.08, 1.12]

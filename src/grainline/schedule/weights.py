@@ -48,13 +48,13 @@ def place_weights(
     `held` is the most forwards that a rank may hold whose W isn't done. A message takes `message_seconds`.
     Raises ScheduleError if a list's own order needs more held than that, or a cost of F, I or W is missing.
     """
-    return shortest([schedule], costs, held, message_seconds=message_seconds, name=name or schedule.name)
+    return shortest([(schedule, held)], costs, message_seconds=message_seconds, name=name or schedule.name)
 
 
-def shortest(orders: list[Schedule], costs: Costs, held: int, *, message_seconds: float = 0.0, name: str) -> Schedule:
-    """As `place_weights`, the best of several orders."""
+def shortest(orders: list[tuple[Schedule, int]], costs: Costs, *, message_seconds: float = 0.0, name: str) -> Schedule:
+    """As `place_weights`, the best of several orders with their bounds on what is held; of equals the first."""
     best: tuple[float, Schedule] | None = None
-    for order in orders:
+    for order, held in orders:
         problem = _Problem.of(order, costs, message_seconds)
         for policy in POLICIES:
             game = _Game(problem, held, policy)

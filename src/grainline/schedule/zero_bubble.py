@@ -50,5 +50,9 @@ def zb_auto(
     warm_ups = {tuple(min(bound - 1, round(ahead * n)) for n in behind) for ahead in (1.0, 1.25, 1.5, 1.75, 2.0)}
     if bound < ranks:
         raise ScheduleError(f"{bound} micro-batches held on {ranks} ranks: must be {ranks} or more")
-    orders = [alternating("zb-auto", each, microbatches) for each in sorted(warm_ups)]
-    return shortest(orders, costs or equal_costs(), bound, message_seconds=message_seconds, name="zb-auto")
+    orders = [
+        (alternating("zb-auto", each, microbatches), most)
+        for each in sorted(warm_ups)
+        for most in sorted({max(ranks, each[0] + 1), bound})
+    ]
+    return shortest(orders, costs or equal_costs(), message_seconds=message_seconds, name="zb-auto")

@@ -14,7 +14,7 @@ from pathlib import Path
 def cpu_quota(root: Path = Path("/")) -> float | None:
     """Cores' worth of time that this process may use, or None without a limit."""
     quotas = []
-    for folder in _groups(root, "cpu"):
+    for folder in groups(root, "cpu"):
         words = _words(folder / "cpu.max")  # "max 100000" or "150000 100000"
         if len(words) == 2 and words[0] != "max":
             quotas.append(int(words[0]) / int(words[1]))
@@ -30,7 +30,7 @@ def memory_limit(root: Path = Path("/")) -> tuple[int, int] | None:
     Pages of files that the kernel can drop count as free.
     """
     found = []
-    for folder in _groups(root, "memory"):
+    for folder in groups(root, "memory"):
         for limit_name, used_name, droppable in (
             ("memory.max", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -41,10 +41,10 @@ def memory_limit(root: Path = Path("/")) -> tuple[int, int] | None:
     return min(found, key=lambda pair: pair[1], default=None)
 
 
-def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of this process's groups for one controller, from its own up to the root of the tree."""
+def groups(root: Path, controller: str, process: str = "self") -> Iterator[Path]:
+    """Folders of a process's groups for one controller, from its own up to the root of the tree."""
     mount = root / "sys/fs/cgroup"
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in _text(root / f"proc/{process}/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             tree = mount if (mount / "cgroup.controllers").exists() else mount / "unified"

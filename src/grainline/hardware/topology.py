@@ -33,19 +33,21 @@ class Wire:
 class Topology:
     """Devices and wires. `edges` say what the wires join: device i is vertex i, the others are hosts and switches.
 
-    `hosts` gives the vertices by which traffic enters and leaves the host of each node. `measured` gives pairs (of
-    nodes by name, or of devices by index) a wire of their own, which their route crosses as well.
+    `zones` gives each vertex the node that it lies in (see `Routing`), `hosts` the vertices by which traffic enters and
+    leaves the host of each node. `measured` gives pairs (of nodes by name, or of devices by index) a wire of their own,
+    which their route crosses as well.
     """
 
     devices: tuple[Device, ...]
     wires: tuple[Wire, ...]
     edges: tuple[Edge, ...] = ()
+    zones: tuple[int, ...] = ()
     hosts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     measured: Mapping[tuple[str, str] | tuple[int, int], int] = field(default_factory=dict)
 
     def joined(self, a: int, b: int) -> bool:
         """Whether a message can go from device a to device b."""
-        return self._routing.width(a, b) > 0
+        return self._routing.way(a, b).width > 0
 
     def route(self, a: int, b: int) -> tuple[int, ...]:
         """Indices of the wires that a message from device a to device b crosses, in order; () from a to itself.
@@ -56,16 +58,16 @@ class Topology:
         if a == b:
             return ()
         nodes = self.devices[a].node, self.devices[b].node
-        found = self._routing.route(a, b)
         if not self.joined(a, b):
             raise GrainlineError(f"there is no way from device {a} (in '{nodes[0]}') to device {b} (in '{nodes[1]}').")
         own = self.measured.get((a, b), self.measured.get(nodes))  # of the two devices, or else of their nodes
+        found = self._routing.way(a, b).wires
         return found if own is None else (*found, own)
 
     def host_routes(self, device: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Indices of the wires that a copy crosses from a device to its host's memory, and back."""
         enter, leave = self.hosts[self.devices[device].node]
-        return self._routing.route(device, enter), self._routing.route(leave, device)
+        return self._routing.way(device, enter).wires, self._routing.way(leave, device).wires
 
     def bytes_per_second(self, a: int, b: int) -> float:
         """What one message alone gets from a to b: the narrowest wire's rate; infinite from a to itself."""
@@ -78,7 +80,7 @@ class Topology:
     @cached_property
     def _routing(self) -> Routing:
         rates, latencies = ([getattr(w, key) for w in self.wires] for key in ("bytes_per_second", "latency_seconds"))
-        return Routing(len(self.devices), self.edges, tuple(rates), tuple(latencies))
+        return Routing(len(self.devices), self.edges, tuple(rates), tuple(latencies), self.zones)
 
 
 def topology(cluster: Cluster) -> Topology:

@@ -13,7 +13,7 @@ from itertools import combinations
 
 from grainline.documents import Cluster
 from grainline.documents.cluster import DeviceType, Link, Nic, Node, Switch
-from grainline.hardware.routing import FREE, Edge
+from grainline.hardware.routing import FREE, OPEN, Edge
 from grainline.hardware.topology import Device, Topology, Wire
 
 ASSUMED_BYTES_PER_SECOND = 12e9
@@ -32,21 +32,21 @@ class Sides:
 
 @dataclass
 class Drawing:
-    """Wires and edges so far."""
+    """Vertices, wires and edges so far."""
 
-    vertices: int
+    zones: list[int]  # by vertex, see `Routing`
     wires: list[Wire] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     names: Counter[str] = field(default_factory=Counter)
 
-    def vertex(self) -> int:
+    def vertex(self, zone: int) -> int:
         """A new one."""
-        self.vertices += 1
-        return self.vertices - 1
+        self.zones.append(zone)
+        return len(self.zones) - 1
 
-    def sides(self) -> Sides:
+    def sides(self, zone: int) -> Sides:
         """Two new vertices."""
-        return Sides(self.vertex(), self.vertex())
+        return Sides(self.vertex(zone), self.vertex(zone))
 
     def edge(self, start: int, end: int, wire: int = FREE) -> None:
         """Join two vertices, in one direction."""
@@ -73,6 +73,7 @@ class Place:
 
     name: str
     node: Node
+    zone: int
     devices: range
     types: tuple[DeviceType, ...]
     host: Sides
@@ -84,21 +85,24 @@ def draw(cluster: Cluster) -> Topology:
     """The topology of a cluster; see `grainline.hardware.topology.topology`."""
     types = {device.name: device for device in cluster.device_types}
     devices: list[Device] = []
+    nodes: list[tuple[str, Node, range]] = []
     for name, node in cluster.every_node():
+        first = len(devices)
         for device, count in node.devices.items():
             devices += [Device(len(devices) + i, name, types[device]) for i in range(count)]
-    drawing, places, first = Drawing(len(devices)), dict[str, Place](), 0
-    for name, node in cluster.every_node():
-        count = sum(node.devices.values())
-        kinds = tuple(d.type for d in devices[first : first + count])
-        places[name] = Place(name, node, range(first, first + count), kinds, drawing.sides())
+        nodes.append((name, node, range(first, len(devices))))
+    zones = [OPEN if node.forwards else i for i, (_, node, _) in enumerate(nodes)]
+    drawing = Drawing([zone for zone, (_, _, mine) in zip(zones, nodes, strict=True) for _ in mine])
+    places: dict[str, Place] = {}
+    for zone, (name, node, mine) in zip(zones, nodes, strict=True):
+        kinds = tuple(devices[i].type for i in mine)
+        places[name] = Place(name, node, zone, mine, kinds, drawing.sides(zone))
         _inside(drawing, places[name], cluster.inside(node, name))
-        first += count
     switches = {switch.name: (_switch(drawing, switch), switch.latency_seconds) for switch in cluster.switches}
     for link, a, b in cluster.joints():
         _between(drawing, link, (a, b), places, switches)
     hosts = {name: (place.host.enter, place.host.leave) for name, place in places.items()}
-    drawn = Topology(tuple(devices), tuple(drawing.wires), tuple(drawing.edges), hosts)
+    drawn = Topology(tuple(devices), tuple(drawing.wires), tuple(drawing.edges), tuple(drawing.zones), hosts)
     return _measured(cluster, drawing, drawn, places)
 
 
@@ -133,7 +137,7 @@ def _label(place: Place, device: int) -> str:
 
 def _slot(drawing: Drawing, place: Place, device: int, where: str, figures: tuple[float, float], duplex: str) -> None:
     """Put a device on its host over wires of its own."""
-    slot, label = drawing.sides(), _label(place, device)
+    slot, label = drawing.sides(place.zone), _label(place, device)
     there = drawing.wire(f"{label} → {where}", *figures)
     back = there if duplex == "half" else drawing.wire(f"{where} → {label}", *figures)
     drawing.edge(device, slot.leave, there)
@@ -150,7 +154,7 @@ def _ports(drawing: Drawing, place: Place, link: Link, devices: list[int]) -> No
         for device in devices:
             _slot(drawing, place, device, name, (rate, half), link.duplex)
         return
-    hub = drawing.vertex()
+    hub = drawing.vertex(place.zone)
     for device in devices:
         names = f"{_label(place, device)} → {name}", f"{name} → {_label(place, device)}"
         drawing.both_ways(Sides(device, device), Sides(hub, hub), names, link, rate, half)
@@ -165,7 +169,7 @@ def _pairs(drawing: Drawing, place: Place, link: Link, devices: list[int]) -> No
 def _bus(drawing: Drawing, place: Place, link: Link, devices: list[int]) -> None:
     """One line that all share: it is crossed once, whoever speaks to whom."""
     line = drawing.wire(f"{place.name} {link.name or link.type or 'bus'}", _rate(link), link.latency_seconds)
-    bus = drawing.vertex()
+    bus = drawing.vertex(place.zone)
     for device in devices:
         drawing.edge(device, bus, line)
         drawing.edge(bus, device)
@@ -184,9 +188,9 @@ def _rate(link: Link) -> float:
 def _switch(drawing: Drawing, switch: Switch) -> Sides:
     """Its latency is told with the links: each message crosses two of them."""
     if switch.bytes_per_second is None:
-        vertex = drawing.vertex()
+        vertex = drawing.vertex(OPEN)
         return Sides(vertex, vertex)
-    sides = drawing.sides()
+    sides = drawing.sides(OPEN)
     drawing.edge(sides.enter, sides.leave, drawing.wire(switch.name, switch.bytes_per_second, 0.0))
     return sides
 
@@ -223,7 +227,7 @@ def _outlet(drawing: Drawing, place: Place, nic: Nic) -> Sides:
     """Where the NICs of one type lead to. More of them than devices work as if each device's were one."""
     if nic.type in place.outlets:
         return place.outlets[nic.type]
-    outlet = place.outlets[nic.type] = drawing.sides()
+    outlet = place.outlets[nic.type] = drawing.sides(place.zone)
     served = [d for d, t in zip(place.devices, place.types, strict=True) if t.kind != "cpu"] or list(place.devices)
     ports = min(nic.count, len(served))
     rate = nic.bytes_per_second * nic.count / ports
@@ -260,4 +264,4 @@ def _measured(cluster: Cluster, drawing: Drawing, drawn: Topology, places: dict[
                 own[a, b] = wire
             else:
                 own.update({(x, y): wire for x in from_ for y in to if x != y})
-    return Topology(drawn.devices, tuple(drawing.wires), tuple(drawing.edges), drawn.hosts, own)
+    return Topology(drawn.devices, tuple(drawing.wires), tuple(drawing.edges), drawn.zones, drawn.hosts, own)

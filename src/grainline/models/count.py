@@ -101,3 +101,24 @@ def flops_per_token(config: ModelConfig, sequence_length: int, *, backward: bool
     if config.mtp_depth:
         forward += mtp * (block(config.layers) + 4 * size * size + head)
     return forward * (3 if backward else 1)
+
+
+WIDTH = {"float64": 8.0, "float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "float8": 1.0, "int8": 1.0, "int4": 0.5}
+"""Bytes of one value."""
+
+
+def weight_bytes(config: ModelConfig, dtype: str = "bfloat16") -> int:
+    """Of all weights, MTP's included, each in `dtype`; scales of quantised formats and router biases left out."""
+    count = parameters(config)
+    return int((count.total + count.mtp) * WIDTH[dtype])
+
+
+def kv_cache_bytes_per_token(config: ModelConfig, dtype: str = "bfloat16") -> int:
+    """Of all layers, for one position of one sequence: keys and values, or MLA's latent and its one rotated key."""
+    a = config.attention
+    if a.kind == "mla":
+        assert a.kv_rank and a.rope_dim
+        values = a.kv_rank + a.rope_dim
+    else:
+        values = 2 * a.key_value_heads * a.head_dim
+    return int(config.layers * values * WIDTH[dtype])

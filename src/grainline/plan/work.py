@@ -1,0 +1,169 @@
+"""The work of a cell: FLOPs of its matrix products and bytes that memory must move, op by op and pass by pass.
+
+One op is what one kernel does at a time, so that a roofline can say of each what binds it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grainline.documents import ModelConfig
+from grainline.models.count import attention_flops_per_token
+from grainline.plan.memory import LONGEST_WRITTEN_SCORES, PARAMETER, MicroBatch
+from grainline.schedule.cells import Cell
+
+
+@dataclass(frozen=True)
+class Op:
+    """Of one kernel."""
+
+    flops: float  # of matrix products
+    bytes: float  # read and written
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Ops of the forward, and of the two halves of the backward."""
+
+    forward: tuple[Op, ...] = ()
+    input_gradient: tuple[Op, ...] = ()
+    weight_gradient: tuple[Op, ...] = ()
+
+    def __add__(self, other: Passes) -> Passes:
+        return Passes(
+            self.forward + other.forward,
+            self.input_gradient + other.input_gradient,
+            self.weight_gradient + other.weight_gradient,
+        )
+
+    @property
+    def flops(self) -> float:
+        """Of all three."""
+        return sum(op.flops for op in self.forward + self.input_gradient + self.weight_gradient)
+
+
+def work_of(config: ModelConfig, cell: Cell, batch: MicroBatch) -> Passes:
+    """What one micro-batch asks of a cell; the FLOPs of all cells are `models.count.flops_per_token`'s."""
+    size, tokens = config.hidden_size, batch.tokens_of(cell)
+    match cell.kind:
+        case "embedding":
+            return _embedding(config, batch)
+        case "dense" | "moe":
+            return _block(config, cell.layer, tokens, batch)
+        case "mtp":
+            trunk_norm = _norm(batch.tokens, size, batch.width)
+            ends = _norm(3 * tokens, size, batch.width) + _passes(4 * tokens * size * batch.width)
+            projection = linear(tokens, 2 * size, size, batch)
+            return trunk_norm + ends + projection + _block(config, config.layers, tokens, batch)
+        case "mtp_head":
+            return _head(config, tokens, batch)
+    norm = Passes() if config.mtp_depth else _norm(tokens, size, batch.width)
+    return norm + _head(config, tokens, batch)
+
+
+def linear(rows: float, inner: int, outer: int, batch: MicroBatch, matrices: float = 1, width: int = 0) -> Passes:
+    """rows × inner → rows × outer, by `matrices` weights that share the rows; the gradient adds up over micro-batches.
+
+    In a narrower dtype than the parameters', weights are made narrow first and their gradients wide afterwards.
+    """
+    width = width or batch.width
+    flops, values, weights = 2 * rows * inner * outer, rows * (inner + outer), matrices * inner * outer
+    narrow, wide = (weights * (PARAMETER + width),) * 2 if width != PARAMETER else (0.0, 0.0)
+    product = Op(flops, width * (values + weights))
+    added = Op(0, wide + 3 * PARAMETER * weights)  # two read, one written
+    return Passes((*_ops(narrow), product), (product,), (product, added))
+
+
+def _ops(moved: float) -> tuple[Op, ...]:
+    return (Op(0, moved),) if moved else ()
+
+
+def _passes(forward: float, backward: float | None = None) -> Passes:
+    """Of ops without products: bytes forward, and backward (default: half as much again)."""
+    return Passes(_ops(forward), _ops(1.5 * forward if backward is None else backward))
+
+
+def _norm(rows: float, size: int, width: int) -> Passes:
+    """x is read, the normalised x and its multiple written; backward reads two and writes one, twice."""
+    return _passes(3 * rows * size * width, 6 * rows * size * width)
+
+
+def _embedding(config: ModelConfig, batch: MicroBatch) -> Passes:
+    rows = float(batch.tokens * config.hidden_size)
+    table = float(config.vocab_size * config.hidden_size)
+    look_up = Op(0, rows * (PARAMETER + batch.width))
+    # The gradient is as large as the table: cleared, its rows written, added to what is there.
+    gradient = Op(0, rows * (batch.width + 2 * PARAMETER) + 4 * PARAMETER * table)
+    return Passes((look_up,), (), (gradient,))
+
+
+def _head(config: ModelConfig, rows: float, batch: MicroBatch) -> Passes:
+    """Output layer and loss in one op: all three products in the forward, as kernels/cross_entropy.py has them."""
+    product = linear(rows, config.hidden_size, config.vocab_size, batch)
+    table = float(config.vocab_size * config.hidden_size)
+    softmax = Op(0, 4 * PARAMETER * rows * config.vocab_size)  # float32 logits: maximum, exponentials, sum, gradient
+    made = (*product.forward, softmax, *product.input_gradient, product.weight_gradient[0])
+    scaled = Op(0, 2 * rows * config.hidden_size * batch.width)
+    added = Op(0, 5 * PARAMETER * table)  # scaled, then added to what is there
+    return Passes(made, (scaled,), (added,))
+
+
+def _block(config: ModelConfig, layer: int, tokens: float, batch: MicroBatch) -> Passes:
+    size, width = config.hidden_size, batch.width
+    norms, residuals = _norm(2 * tokens, size, width), _passes(6 * tokens * size * width, 4 * tokens * size * width)
+    ffn = _experts if config.is_sparse(layer) else _dense
+    return norms + residuals + _attention(config, tokens, batch) + ffn(config, tokens, batch)
+
+
+def _attention(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
+    a, size, width = config.attention, config.hidden_size, batch.width
+    if a.kind == "mla":
+        assert a.kv_rank and a.rope_dim and a.value_dim
+        q, out, still = a.heads * (a.head_dim + a.rope_dim), a.heads * a.value_dim, a.heads * a.head_dim
+        k, v = q, out
+        found = linear(tokens, size, a.kv_rank + a.rope_dim, batch)
+        found += linear(tokens, a.kv_rank, still + v, batch) + _norm(tokens, a.kv_rank, width)
+        if a.q_rank:
+            found += linear(tokens, size, a.q_rank, batch) + linear(tokens, a.q_rank, q, batch)
+            found += _norm(tokens, a.q_rank, width)
+        else:
+            found += linear(tokens, size, q, batch)
+        found += _passes(2 * tokens * (q + k) * width)  # turned and put together
+    else:
+        q = out = a.heads * a.head_dim
+        k = v = a.key_value_heads * a.head_dim
+        found = linear(tokens, size, q, batch) + linear(tokens, size, k, batch) + linear(tokens, size, v, batch)
+        if a.qk_norm:
+            found += _norm(tokens, q + k, width)
+        found += _passes(2 * tokens * (q + k) * width, 2 * tokens * (q + k) * width)
+    flops = tokens * attention_flops_per_token(config, (batch.length + 1) / 2)
+    scores = 0.0
+    if batch.writes_scores and batch.length <= LONGEST_WRITTEN_SCORES:
+        scores = 4 * tokens * a.heads * batch.length * width  # written, made to sum to one, read
+    seen = Op(flops, tokens * (q + k + v + out) * width + scores)
+    back = Op(2 * flops, 2 * tokens * (q + k + v + out) * width + 2 * scores)
+    return found + Passes((seen,), (back,)) + linear(tokens, out, size, batch)
+
+
+def _dense(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
+    return _swiglu(tokens, config.hidden_size, config.ffn_hidden, batch)
+
+
+def _experts(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
+    moe, size, width = config.moe, config.hidden_size, batch.width
+    assert moe is not None
+    rows = tokens * moe.top_k
+    router = linear(tokens, size, moe.experts, batch, width=PARAMETER) + _passes(8 * tokens * moe.experts * PARAMETER)
+    sorted_in = _passes(2 * rows * size * width)
+    # Rows times scores, added up over a token's experts; backward gathers, multiplies, and dots with the rows.
+    combined = _passes((4 * rows + tokens) * size * width, 6 * rows * size * width)
+    experts = _swiglu(rows, size, moe.expert_hidden, batch, moe.experts)
+    shared = _swiglu(tokens, size, moe.shared_width, batch) if moe.shared_experts else Passes()
+    return router + sorted_in + experts + combined + shared
+
+
+def _swiglu(rows: float, size: int, hidden: int, batch: MicroBatch, matrices: int = 1) -> Passes:
+    """Gate and up as one product, the nonlinearity, down."""
+    act = _passes(5 * rows * hidden * batch.width, 9 * rows * hidden * batch.width)
+    up = linear(rows, size, 2 * hidden, batch, matrices)
+    return up + act + linear(rows, hidden, size, batch, matrices)

@@ -54,7 +54,8 @@ def picture(names: list[str]) -> str:
     """HTML: the steps of these schedules, drawn."""
     made = [make_schedule(name, DRAWN_RANKS, DRAWN_MICROBATCHES) for name in names]
     svg = compare([timeline(schedule) for schedule in made])
-    return "\n".join(line for line in svg.splitlines() if line.strip())
+    lines = "\n".join(line for line in svg.splitlines() if line.strip())
+    return f'<div style="overflow-x: auto">\n{lines}\n</div>'  # a block, which Markdown leaves alone
 
 
 def timeline(schedule: Schedule) -> Timeline:

@@ -1,11 +1,15 @@
 """Clusters in a line."""
 
+import dataclasses
+
 import pytest
 
 import grainline as gl
 from grainline import documents
 from grainline.documents import GrainlineError
+from grainline.hardware import look
 from grainline.hardware.catalogue import catalogue
+from grainline.hardware.measured import Measured
 from grainline.hardware.shorthand import cluster_of
 from grainline.hardware.topology import topology
 
@@ -115,3 +119,11 @@ def test_the_front_of_the_library_has_it() -> None:
     assert isinstance(cluster, documents.Cluster)
     assert isinstance(cluster, gl.Cluster)
     assert cluster.tables() == cluster_of("4xA100-80 + 4xA10G@25GbE").tables()
+
+
+def test_this_machine_as_the_public_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = dataclasses.replace(look(measure=False), accelerators=(), flops_per_second={"float32": 1e11})
+    monkeypatch.setattr("grainline.hardware.measure.measure", lambda quick: Measured(machine))
+    cluster = gl.Cluster.measure("mine", quick=True)
+    assert isinstance(cluster, gl.Cluster)
+    assert (cluster.nodes[0].name, cluster.device_types[0].flops_per_second) == ("mine", {"float32": 1e11})

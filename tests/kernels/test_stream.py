@@ -374,3 +374,16 @@ def test_stream_ends_in_its_closed_form_on_a_gpu() -> None:
         for _ in range(13):
             stream.repetition()
         stream.check()
+
+
+def test_doctor_says_whether_the_compiled_core_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from grainline.cli.doctor import _compiled_core
+
+    monkeypatch.setattr(_compiled, "library", object)
+    assert (_compiled_core().state, _compiled_core().mend) == ("ok", "")
+    monkeypatch.setattr(_compiled, "library", lambda: None)
+    monkeypatch.delenv(_compiled.OFF, raising=False)
+    assert _compiled_core().state == "limited"
+    assert "pip install" in _compiled_core().mend
+    monkeypatch.setenv(_compiled.OFF, "1")
+    assert _compiled_core().mend == f"unset {_compiled.OFF}"

@@ -71,6 +71,7 @@ def examine(folder: Path) -> Iterator[Check]:
     yield _bfloat16(machine)
     yield _accelerator(machine)
     yield _compiler()
+    yield _compiled_core()
     yield _memory(machine)
     yield _disk(machine)
     yield _writable(folder)
@@ -170,6 +171,18 @@ def _compiler() -> Check:
             "C++ compiler", "limited", f"{compiler}, but no Python.h: torch.compile won't work on the CPU", mend
         )
     return Check("C++ compiler", "ok", compiler)
+
+
+def _compiled_core() -> Check:
+    """The library that the installation builds where it finds a compiler."""
+    from grainline import _compiled
+
+    if _compiled.library() is not None:
+        return Check("compiled core", "ok", "loaded")
+    if os.environ.get(_compiled.OFF):
+        return Check("compiled core", "limited", f"{_compiled.OFF} is set", f"unset {_compiled.OFF}")
+    lost = "not built: simulations are slow, and memory's rate is NumPy's"
+    return Check("compiled core", "limited", lost, f"with a C++ compiler, in a clone: {PIP} --no-deps -e .")
 
 
 def _memory(machine: Machine) -> Check:

@@ -248,3 +248,16 @@ def test_unlike_ranks_take_what_their_costs_say() -> None:
     # Rank 1 is the bottleneck: it begins at 1 and works 3 · 2 + 3 · 3; rank 0's last B of 2 follows.
     assert found.makespan == 1 + 3 * 2 + 3 * 3 + 2
     assert found.busy_seconds().tolist() == [9.0, 15.0]
+
+
+def test_passes_of_no_stage_may_differ_by_rank() -> None:
+    schedule = gpipe(2, 1).with_actions([(*actions, Action(Kind.UPDATE)) for actions in gpipe(2, 1).actions])
+    costs = replace(equal_costs(), rank_seconds={Kind.UPDATE: 1.0}, seconds_on={(Kind.UPDATE, 1): 5.0})
+    assert simulate(lower(schedule, costs, Network.ideal(2))).busy_seconds().tolist() == [4.0, 8.0]
+
+
+def test_a_collective_takes_what_costs_say_besides_its_time_on_links() -> None:
+    schedule = gpipe(2, 1).with_actions([(*actions, Action(Kind.REDUCE, 0)) for actions in gpipe(2, 1).actions])
+    costs = replace(equal_costs(), rank_seconds={Kind.REDUCE: 7.0}, collective_bytes={Kind.REDUCE: 10.0})
+    found = simulate(lower(schedule, costs, Network.uniform(2, 0.5, 10.0)))
+    assert found.makespan == 6.0 + 7.0 + 2 * 0.5 + 1.0

@@ -1,17 +1,16 @@
-"""Tasks as columns of numbers, and the costs of their stages as a table: what `lower` computes with."""
+"""A schedule's actions as columns of numbers, and look-up by several numbers at once: for a million actions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from grainline.schedule.actions import Kind
-from grainline.schedule.costs import Costs
-from grainline.schedule.dependencies import Task
-from grainline.schedule.graph import Floats
+from grainline.schedule.actions import Action, Kind
 
 Longs = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -22,7 +21,7 @@ CODE = {kind: code for code, kind in enumerate(KINDS)}
 
 @dataclass(frozen=True)
 class Columns:
-    """A row per task: its action's fields as numbers, and the rank of its first place. −1 where there is none."""
+    """A row per action: its fields as numbers, and the rank whose list it stands in."""
 
     kind: Longs  # index into KINDS
     stage: Longs
@@ -32,70 +31,77 @@ class Columns:
     peer_stage: Longs
 
     @classmethod
-    def of(cls, tasks: Iterable[Task]) -> Columns:
-        """One pass over the tasks."""
-        rows = [
-            (CODE[a.kind], a.stage, a.microbatch, task.places[0].rank, a.peer, a.peer_stage)
-            for task in tasks
-            for a in (task.action,)
-        ]
-        return cls(*np.array(rows, dtype=np.int64).reshape(-1, 6).T.copy())
+    def of(cls, lists: Sequence[Sequence[Action]]) -> Columns:
+        """All actions of rank 0's list, then of rank 1's, and so on."""
+        actions = list(chain.from_iterable(lists))
+        return cls(
+            kind=np.array([CODE[action.kind] for action in actions], np.int64),
+            stage=np.array([action.stage for action in actions], np.int64),
+            microbatch=np.array([action.microbatch for action in actions], np.int64),
+            rank=np.repeat(np.arange(len(lists)), [len(one) for one in lists]),
+            peer=np.array([action.peer for action in actions], np.int64),
+            peer_stage=np.array([action.peer_stage for action in actions], np.int64),
+        )
 
     def __len__(self) -> int:
         return len(self.kind)
 
-    def are(self, *kinds: Kind) -> Mask:
-        """Which tasks are of one of these kinds."""
-        return np.isin(self.kind, [CODE[kind] for kind in kinds])
+    def take(self, rows: Longs) -> Columns:
+        """These rows alone, in this order."""
+        return Columns(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def here(self) -> Longs:
-        """A number for each task's rank, stage and micro-batch: equal where all three are."""
-        return self._number(self.rank, self.stage)
+    def are(self, kinds: Iterable[Kind]) -> Mask:
+        """Which rows are of one of these kinds."""
+        wanted = np.zeros(len(KINDS), dtype=bool)
+        wanted[[CODE[kind] for kind in kinds]] = True
+        return wanted[self.kind]
 
-    def there(self) -> Longs:
-        """The same of a message's other end."""
-        return self._number(self.peer, self.peer_stage)
-
-    def _number(self, rank: Longs, stage: Longs) -> Longs:
-        stages = 2 + int(max(self.stage.max(initial=-1), self.peer_stage.max(initial=-1)))
-        microbatches = 2 + int(self.microbatch.max(initial=-1))
-        return (rank * stages + stage + 1) * microbatches + self.microbatch + 1
+    def rows(self, kinds: Iterable[Kind]) -> Longs:
+        """Rows of these kinds, ascending."""
+        return np.flatnonzero(self.are(kinds))
 
 
-def look_up(keys: Longs, values: Floats, wanted: Longs) -> Floats:
-    """The value that stands by each wanted key; 0 where the key isn't there. Keys are distinct."""
-    if not len(keys):
-        return np.zeros(len(wanted))
-    order = np.argsort(keys)
-    at = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
-    found = order[at]
-    return np.where(keys[found] == wanted, values[found], 0.0)
+class Index:
+    """Values by keys of one or more columns, each number −1 or more. A key may have several values.
 
+    OverflowError where the columns' ranges together have more than 2⁶³ keys: beyond some ten thousand ranks.
+    """
 
-@dataclass(frozen=True)
-class StageTable:
-    """What each stage costs on each rank that has to do with it: a row per (stage, rank), and one of NaN for others."""
+    def __init__(self, values: Longs, *keys: Longs) -> None:
+        self._sizes = [2 + int(key.max(initial=-1)) for key in keys]
+        if math.prod(self._sizes) >= 2**63:
+            raise OverflowError(f"too many keys: {self._sizes}")
+        packed = self._packed(keys)
+        order = np.argsort(packed, kind="stable")
+        self._keys, self._values = packed[order], values[order]
 
-    ranks: int
-    keys: Longs  # stage · ranks + rank, ascending
-    seconds: Floats  # [row, kind]; NaN where nothing is said
-    output_bytes: Floats  # by row
-    kept_bytes: Floats
-    input_bytes: Floats
-    queued_bytes: Floats
+    def first(self, *wanted: Longs) -> Longs:
+        """The first value of each wanted key, −1 where it has none."""
+        packed = self._packed(wanted)
+        if not len(self._keys):
+            return np.full(len(packed), -1)
+        at = np.minimum(np.searchsorted(self._keys, packed), len(self._keys) - 1)
+        return np.where((self._keys[at] == packed) & (packed >= 0), self._values[at], -1)
 
-    @classmethod
-    def of(cls, costs: Costs, ranks: int, columns: Columns) -> StageTable:
-        """Asks once for each stage and rank of the tasks and of the messages' other ends."""
-        own = (columns.stage * ranks + columns.rank)[columns.stage >= 0]
-        others = (columns.peer_stage * ranks + columns.peer)[columns.peer_stage >= 0]
-        keys = np.unique(np.concatenate([own, others]))
-        found = [costs.stage(*divmod(key, ranks)) for key in keys.tolist()]
-        seconds = [[one.seconds.get(kind, np.nan) for kind in KINDS] for one in found]
-        sizes = [(one.output_bytes, one.kept_bytes, one.input_bytes, one.queued_bytes) for one in found]
-        by_size = np.array([*sizes, (0.0,) * 4], dtype=np.float64).T.copy()
-        return cls(ranks, keys, np.array([*seconds, [np.nan] * len(KINDS)], dtype=np.float64), *by_size)
+    def all(self, *wanted: Longs) -> tuple[Longs, Longs]:
+        """Every value of each wanted key: pairs of the place among the wanted, and the value."""
+        packed = self._packed(wanted)
+        begin = np.searchsorted(self._keys, packed, side="left")
+        count = np.where(packed < 0, 0, np.searchsorted(self._keys, packed, side="right") - begin)
+        which = np.repeat(np.arange(len(packed)), count)
+        within = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+        return which, self._values[begin[which] + within]
 
-    def row(self, stage: Longs, rank: Longs) -> Longs:
-        """Where a stage on a rank stands; the last row where the stage is −1."""
-        return np.where(stage >= 0, np.searchsorted(self.keys, stage * self.ranks + rank), len(self.keys))
+    def doubled(self) -> Longs:
+        """Values whose key another value has that came before."""
+        return self._values[1:][(self._keys[1:] == self._keys[:-1]) & (self._keys[1:] >= 0)]
+
+    def _packed(self, keys: Sequence[Longs]) -> Longs:
+        """One number for each key; −1 for one beyond all that there are, which nothing is found by."""
+        found = np.zeros(len(keys[0]), dtype=np.int64)
+        is_beyond = np.zeros(len(keys[0]), dtype=bool)
+        for key, size in zip(keys, self._sizes, strict=True):
+            is_beyond |= (key < -1) | (key >= size - 1)
+            found = found * size + key + 1
+        found[is_beyond] = -1
+        return found

@@ -31,14 +31,19 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Costs:
-    """Of a step. `stage(s, r)` is the cost of stage s on rank r; `collective_bytes[kind]` what one moves per rank."""
+    """Of a step. `stage(s, r)` is the cost of stage s on rank r.
+
+    `static_bytes` is, by rank, what it holds throughout: weights, gradients, optimiser state. `collective_bytes` is the
+    size of the tensor that a collective sums or copies; what crosses the links follows (`collectives.py`).
+    `rank_seconds` is of passes that belong to no stage (S, T, UPDATE …), and of what a collective takes besides the
+    time on its links; `seconds_on` says it for one rank where ranks are unlike.
+    """
 
     stage: Callable[[int, int], StageCost]
-    static_bytes: Mapping[int, float] = field(default_factory=dict)  # by rank: weights, gradients, optimiser state
+    static_bytes: Mapping[int, float] = field(default_factory=dict)
     collective_bytes: Mapping[Kind, float] = field(default_factory=dict)
-    rank_seconds: Mapping[Kind, float] = field(
-        default_factory=dict
-    )  # of passes that belong to no stage: S, T, UPDATE …
+    rank_seconds: Mapping[Kind, float] = field(default_factory=dict)
+    seconds_on: Mapping[tuple[Kind, int], float] = field(default_factory=dict)
 
 
 def equal_costs(

@@ -7,37 +7,52 @@ collective is one task of all ranks that take part. `Tasks.needs` says which tas
 - a message starts when both ends have come to it: sender and receiver have done the compute before it in their lists;
 - a collective starts when all who take part have come to it, after the collectives before it;
 - inputs: F needs the hop before, B and I need their own F (or R, or FETCH) and the B or I of the hop after; W needs
-  its I; the vocabulary passes need their collectives and these their passes (arXiv 2411.05288, section 4).
+  its I; the vocabulary passes need their collectives and these their passes (arXiv 2411.05288, section 4). `inputs.py`
+  has them one by one.
+
+Everything is computed on columns (`columns.py`): a step of a thousand ranks has a million actions.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import NamedTuple
 
-from grainline.schedule.actions import COLLECTIVES, COPIES, RECEIVES, SENDS, Action, Kind
-from grainline.schedule.schedule import Hop, Schedule
+import numpy as np
 
+from grainline.schedule.actions import COLLECTIVES, COMPUTE, COPIES, RECEIVES, SENDS, Action, Kind
+from grainline.schedule.columns import Columns, Index, Longs
+from grainline.schedule.graph import Ints, Ragged
+from grainline.schedule.inputs import action_at, action_name, inputs_of
+from grainline.schedule.schedule import Schedule, ScheduleError
 
-class ScheduleError(ValueError):
-    """A schedule that can't be carried out; the message names ranks and actions."""
+WHATS = {
+    "compute": COMPUTE,
+    "copy": COPIES,
+    "collective": COLLECTIVES,
+    "forward": frozenset({Kind.SEND_F}),
+    "backward": frozenset({Kind.SEND_B}),
+}
 
 
 class Place(NamedTuple):
-    """Where an action stands: its rank, and its index in that rank's list."""
+    """Where an action stands: its rank, and its place in that rank's list."""
 
     rank: int
-    index: int
+    at: int
 
 
 class Stream(NamedTuple):
     """What carries out tasks one after another: compute, copies or collectives of a rank, messages to another."""
 
-    what: str  # "compute", "copy" or "collective"; messages are "forward" or "backward"
+    what: str  # a key of WHATS
     rank: int
     to: int = -1  # of messages
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.rank}" + (f"→{self.to}" if self.to >= 0 else "")
 
 
 @dataclass(frozen=True)
@@ -51,213 +66,138 @@ class Task:
 
 @dataclass(frozen=True)
 class Tasks:
-    """A schedule as tasks; `needs[i]` are the tasks that must end before task i starts, its stream's order apart."""
+    """A schedule as tasks, in an order in which each stream has its own.
 
-    tasks: tuple[Task, ...]
-    needs: tuple[tuple[int, ...], ...]
-    index: dict[Place, int]
+    `waits_for[i]` are the tasks that must end before task i starts, its stream's order apart. `actions` are the rows of
+    all lists, `rows[i]` those that task i is made of (the sender's first), `columns` the first row of each task.
+    """
+
+    schedule: Schedule
+    actions: Columns
+    rows: Ragged
+    columns: Columns
+    waits_for: Ragged
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def tasks(self) -> tuple[Task, ...]:
+        """As objects."""
+        places = [Place(r, i) for r, actions in enumerate(self.schedule.actions) for i in range(len(actions))]
+        streams, number = self.streams
+        rows, ends = self.rows.values.tolist(), self.rows.offsets.tolist()
+        found = []
+        for task, stream in enumerate(number.tolist()):
+            mine = tuple(places[row] for row in rows[ends[task] : ends[task + 1]])
+            found.append(Task(self.schedule.actions[mine[0].rank][mine[0].at], mine, streams[stream]))
+        return tuple(found)
+
+    @cached_property
+    def needs(self) -> tuple[tuple[int, ...], ...]:
+        """`waits_for` as tuples."""
+        values, ends = self.waits_for.values.tolist(), self.waits_for.offsets.tolist()
+        return tuple(tuple(values[ends[i] : ends[i + 1]]) for i in range(len(self)))
+
+    @cached_property
+    def streams(self) -> tuple[tuple[Stream, ...], Ints]:
+        """Every rank's compute, then what other streams there are; and the number of each task's."""
+        of, ranks = self.columns, self.schedule.ranks
+        what = np.select([of.are(kinds) for kinds in WHATS.values()], range(len(WHATS)))
+        to = np.where(of.are(SENDS), of.peer, -1)
+        size = (len(WHATS), ranks, ranks + 1)
+        keys = np.ravel_multi_index((what, of.rank, to + 1), size)
+        every_compute = np.ravel_multi_index((np.zeros(ranks, int), np.arange(ranks), np.zeros(ranks, int)), size)
+        unique, number = np.unique(np.concatenate([every_compute, keys]), return_inverse=True)
+        names = list(WHATS)
+        found = zip(*(column.tolist() for column in np.unravel_index(unique, size)), strict=True)
+        return tuple(Stream(names[w], rank, t - 1) for w, rank, t in found), number[ranks:].astype(np.int32)
+
+    def first_actions(self) -> tuple[Action, ...]:
+        """The action of each task's first place."""
+        actions = list(chain.from_iterable(self.schedule.actions))
+        return tuple(actions[row] for row in self.rows.values[self.rows.offsets[:-1]].tolist())
 
     def name(self, task: int) -> str:
         """For people: e.g. "rank 2: F3.0"."""
-        return f"rank {self.tasks[task].places[0].rank}: {self.tasks[task].action}"
+        return action_name(self.schedule, self.actions, int(self.rows[task][0]))
 
 
 def tasks_of(schedule: Schedule) -> Tasks:
     """Lists → tasks. Raises ScheduleError where an action is doubled, or one that another needs is in no list."""
-    tasks = list(_tasks(schedule))
-    index = {place: i for i, task in enumerate(tasks) for place in task.places}
-    find = _Finder(schedule, index)
-    needs: list[set[int]] = [set() for _ in tasks]
-    for rank, actions in enumerate(schedule.actions):
-        before = -1  # the compute that came last
-        collective = -1
-        for i, action in enumerate(actions):
-            task = index[Place(rank, i)]
-            if before >= 0 and before != task:
-                needs[task].add(before)
-            if action.kind in COLLECTIVES:
-                if collective >= 0:
-                    needs[task].add(collective)
-                collective = task
-            elif action.kind not in SENDS | RECEIVES | COPIES:
-                before = task
-            needs[task].update(find.inputs(rank, action))
-    return Tasks(tuple(tasks), tuple(tuple(sorted(n)) for n in needs), index)
+    actions = Columns.of(schedule.actions)
+    task = _number(schedule, actions)
+    by_task = np.lexsort((actions.are(RECEIVES), task))
+    rows = Ragged(_offsets(task, 1 + int(task.max(initial=-1))), by_task.astype(np.int32))
+    waits_for = _waits_for(len(rows), [*_before(actions, task), *inputs_of(schedule, actions, task)])
+    return Tasks(schedule, actions, rows, actions.take(by_task[rows.offsets[:-1]]), waits_for)
 
 
-def _tasks(schedule: Schedule) -> Iterator[Task]:
-    waiting: dict[tuple[object, ...], tuple[Place, Action]] = {}
-    collectives: dict[Action, list[Place]] = defaultdict(list)
-    for rank, actions in enumerate(schedule.actions):
-        for i, action in enumerate(actions):
-            place = Place(rank, i)
-            if action.kind in COLLECTIVES:
-                if any(p.rank == rank for p in collectives[action]):
-                    raise ScheduleError(f"rank {rank} has {action} twice")
-                collectives[action].append(place)
-            elif action.kind in SENDS or action.kind in RECEIVES:
-                if not 0 <= action.peer < schedule.ranks:
-                    raise ScheduleError(f"rank {rank}: {action} has no peer among the {schedule.ranks} ranks")
-                key, is_send = _message(rank, action), action.kind in SENDS
-                other = waiting.pop((*key, not is_send), None)
-                if other is None:
-                    if (*key, is_send) in waiting:
-                        raise ScheduleError(f"rank {rank} has {action} twice")
-                    waiting[*key, is_send] = place, action
-                    continue
-                first, second = (place, other[0]) if is_send else (other[0], place)
-                sent = action if is_send else other[1]
-                way = "forward" if sent.kind is Kind.SEND_F else "backward"
-                yield Task(sent, (first, second), Stream(way, first.rank, second.rank))
-            else:
-                what = "copy" if action.kind in COPIES else "compute"
-                yield Task(action, (place,), Stream(what, rank))
-    for place, action in waiting.values():
-        met = "receive" if action.kind in SENDS else "send"
-        raise ScheduleError(f"rank {place.rank}: {action} meets no {met} on rank {action.peer}")
-    for action, places in collectives.items():
-        yield Task(action, tuple(places), Stream("collective", places[0].rank))
+def _number(schedule: Schedule, actions: Columns) -> Longs:
+    """The task that each row belongs to.
+
+    In the order of the lists, rank by rank; a message stands where its later end does, collectives come after all.
+    """
+    at = np.arange(len(actions))
+    sent, received = _messages(schedule, actions)
+    at[sent] = at[received] = np.maximum(sent, received)
+    rows = actions.rows(COLLECTIVES)
+    of = actions.take(rows)
+    at[rows] = len(actions) + Index(rows, *_fields(of)).first(*_fields(of))
+    number: Longs = np.unique(at, return_inverse=True)[1]
+    return number
 
 
-def _message(rank: int, action: Action) -> tuple[object, ...]:
-    """The same key for both ends of a message."""
-    forward = action.kind in (Kind.SEND_F, Kind.RECV_F)
-    here, there = (rank, action.stage), (action.peer, action.peer_stage)
-    ends = (here, there) if action.kind in SENDS else (there, here)
-    return (forward, *ends, action.microbatch)
+def _fields(of: Columns) -> tuple[Longs, ...]:
+    return of.kind, of.stage, of.microbatch, of.peer, of.peer_stage
 
 
-class _Finder:
-    """Finds the tasks that give an action its inputs."""
+def _messages(schedule: Schedule, actions: Columns) -> tuple[Longs, Longs]:
+    """Rows of sends, and of their receives."""
+    sends, receives = actions.rows(SENDS), actions.rows(RECEIVES)
+    rows = np.concatenate([sends, receives])
+    for row in rows[(actions.peer[rows] < 0) | (actions.peer[rows] >= schedule.ranks)].tolist()[:1]:
+        raise ScheduleError(f"{action_name(schedule, actions, row)} has no peer among the {schedule.ranks} ranks")
+    by_send, by_receive = (Index(rows, *_ends(actions.take(rows))) for rows in (sends, receives))
+    for row in [*by_send.doubled().tolist(), *by_receive.doubled().tolist()][:1]:
+        raise ScheduleError(f"rank {actions.rank[row]} has {action_at(schedule, actions, row)} twice")
+    of_send = by_receive.first(*_ends(actions.take(sends)))
+    of_receive = by_send.first(*_ends(actions.take(receives)))
+    for row in [*sends[of_send < 0].tolist(), *receives[of_receive < 0].tolist()][:1]:
+        met = "receive" if row in sends else "send"
+        raise ScheduleError(f"{action_name(schedule, actions, row)} meets no {met} on rank {actions.peer[row]}")
+    return sends, of_send
 
-    def __init__(self, schedule: Schedule, index: dict[Place, int]) -> None:
-        self.schedule = schedule
-        self.at: dict[tuple[int, Kind, int, int], int] = {}  # by rank, kind, stage, micro-batch
-        self.passes: dict[tuple[Kind, int], list[int]] = defaultdict(list)  # of all ranks, by kind and micro-batch
-        self.hop: list[dict[int, int]] = [{hop.stage: i for i, hop in enumerate(path)} for path in schedule.paths]
-        self.gradients: dict[int, list[int]] = defaultdict(list)  # of a rank: what UPDATE waits for
-        self.of_stage: dict[int, list[int]] = defaultdict(list)
-        for place, task in index.items():
-            action = schedule.actions[place.rank][place.index]
-            key = place.rank, action.kind, action.stage, action.microbatch
-            if key in self.at and action.kind not in SENDS | RECEIVES:
-                raise ScheduleError(f"rank {place.rank} has {action} twice")
-            self.at[key] = task
-            self.passes[action.kind, action.microbatch].append(task)
-            if action.kind in (Kind.B, Kind.I, Kind.W, Kind.T, Kind.S, Kind.EMBED_GRAD, Kind.REDUCE):
-                self.gradients[place.rank].append(task)
-            if action.kind in (Kind.B, Kind.I, Kind.W):
-                self.of_stage[action.stage].append(task)
 
-        self.bare = not any(kind in SENDS for kind, _ in self.passes)  # `add_messages` hasn't been applied yet
+def _ends(of: Columns) -> tuple[Longs, ...]:
+    """The same for both ends of a message: its way, sender, receiver, and micro-batch."""
+    forward = of.are([Kind.SEND_F, Kind.RECV_F]).astype(np.int64)
+    here, there = (of.rank, of.stage), (of.peer, of.peer_stage)
+    is_send = of.are(SENDS)
+    sender = tuple(np.where(is_send, mine, other) for mine, other in zip(here, there, strict=True))
+    receiver = tuple(np.where(is_send, other, mine) for mine, other in zip(here, there, strict=True))
+    return (forward, *sender, *receiver, of.microbatch)
 
-    def inputs(self, rank: int, action: Action) -> Iterator[int]:
-        """Tasks whose results `action` uses."""
-        kind, stage, m = action.kind, action.stage, action.microbatch
-        match kind:
-            case Kind.F:
-                yield from self._forward_input(rank, stage, m)
-            case Kind.R:
-                yield self._need(rank, action, Kind.F)
-                if (found := self.at.get((rank, Kind.FETCH, stage, m))) is not None:
-                    yield found
-            case Kind.B | Kind.I:
-                yield self._need(rank, action, Kind.F)
-                for extra in (Kind.R, Kind.FETCH):
-                    if (found := self.at.get((rank, extra, stage, m))) is not None:
-                        yield found
-                yield from self._backward_input(rank, stage, m)
-            case Kind.W:
-                yield self._need(rank, action, Kind.I)
-            case Kind.SEND_F | Kind.OFFLOAD:
-                yield self._need(rank, action, Kind.F)
-            case Kind.FETCH:
-                yield self._need(rank, action, Kind.OFFLOAD)
-            case Kind.SEND_B:
-                yield self._gradient(rank, stage, m)
-            case Kind.S:
-                yield self._pass(rank, action, Kind.C0)
-            case Kind.T:
-                yield self._pass(rank, action, Kind.C1)
-            case Kind.EMBED_GRAD:
-                yield self._pass(rank, action, Kind.C_EMBED_GRAD)
-            case Kind.C1:
-                yield from self._all(action, Kind.S)
-            case Kind.C2:
-                yield from self._all(action, Kind.T)
-            case Kind.C_EMBED:
-                yield from self._all(action, Kind.EMBED)
-            case Kind.C0:
-                last = self.schedule.paths[m][-1]
-                yield self._find(last.rank, Kind.F, last.stage, m, f"rank {rank}: {action}")
-            case Kind.C_EMBED_GRAD:
-                first = self.schedule.paths[m][0]
-                yield self._gradient(first.rank, first.stage, m)
-            case Kind.REDUCE:
-                yield from self.of_stage[stage]
-            case Kind.UPDATE:
-                yield from self.gradients[rank]
 
-    def _hop(self, rank: int, stage: int, m: int) -> int:
-        if not 0 <= m < self.schedule.microbatches:
-            raise ScheduleError(f"rank {rank}: there is no micro-batch {m} of {self.schedule.microbatches}")
-        found = self.hop[m].get(stage)
-        if found is None or self.schedule.paths[m][found] != Hop(stage, rank):
-            raise ScheduleError(f"rank {rank}: micro-batch {m} doesn't visit stage {stage} here")
-        return found
+def _before(actions: Columns, task: Longs) -> list[tuple[Longs, Longs]]:
+    """What a task waits for by its place in a list: the compute before it, and for a collective the one before it."""
+    pairs = []
+    for kinds, waiting in ((COMPUTE, np.ones(len(actions), dtype=bool)), (COLLECTIVES, actions.are(COLLECTIVES))):
+        rows = np.arange(len(actions))
+        last = np.maximum.accumulate(np.where(actions.are(kinds), rows, -1))
+        before = np.concatenate([[-1], last[:-1]])[: len(actions)]
+        users = rows[waiting & (before >= 0) & (actions.rank[before] == actions.rank)]
+        pairs.append((task[users], task[before[users]]))
+    return pairs
 
-    def _forward_input(self, rank: int, stage: int, m: int) -> Iterator[int]:
-        hop = self._hop(rank, stage, m)
-        if hop == 0:
-            if self.passes.get((Kind.C_EMBED, m)):
-                yield self.passes[Kind.C_EMBED, m][0]
-            return
-        before = self.schedule.paths[m][hop - 1]
-        if before.rank == rank:
-            yield self._find(rank, Kind.F, before.stage, m, f"rank {rank}: F{stage}.{m}")
-        elif not self.bare:
-            yield self._find(rank, Kind.RECV_F, stage, m, f"rank {rank}: F{stage}.{m}")
-        else:
-            yield self._find(before.rank, Kind.F, before.stage, m, f"rank {rank}: F{stage}.{m}")
 
-    def _backward_input(self, rank: int, stage: int, m: int) -> Iterator[int]:
-        hop, path = self._hop(rank, stage, m), self.schedule.paths[m]
-        if hop == len(path) - 1:
-            for collective in (Kind.C2, Kind.C1):
-                if self.passes.get((collective, m)):
-                    yield self.passes[collective, m][0]
-                    break
-            return
-        after = path[hop + 1]
-        if after.rank == rank or self.bare:
-            yield self._gradient(after.rank, after.stage, m)
-        else:
-            yield self._find(rank, Kind.RECV_B, stage, m, f"rank {rank}: backward of stage {stage}, micro-batch {m}")
+def _waits_for(tasks: int, pairs: list[tuple[Longs, Longs]]) -> Ragged:
+    """Pairs of a task and one that it waits for → lists, ascending. No task waits for itself."""
+    of, needs = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    different = np.unique((of * tasks + needs)[of != needs])
+    return Ragged(_offsets(different // max(1, tasks), tasks), (different % max(1, tasks)).astype(np.int32))
 
-    def _gradient(self, rank: int, stage: int, m: int) -> int:
-        """The task that gives the gradient of a stage's input: its B or I."""
-        found = self.at.get((rank, Kind.B, stage, m), self.at.get((rank, Kind.I, stage, m)))
-        if found is None:
-            raise ScheduleError(f"rank {rank} has no backward of stage {stage}, micro-batch {m}")
-        return found
 
-    def _need(self, rank: int, action: Action, kind: Kind) -> int:
-        return self._find(rank, kind, action.stage, action.microbatch, f"rank {rank}: {action}")
-
-    def _pass(self, rank: int, action: Action, kind: Kind) -> int:
-        found = self.passes.get((kind, action.microbatch))
-        if not found:
-            raise ScheduleError(f"rank {rank}: {action} needs {kind} of micro-batch {action.microbatch}: in no list")
-        return found[0]
-
-    def _all(self, action: Action, kind: Kind) -> Iterator[int]:
-        found = self.passes.get((kind, action.microbatch))
-        if not found:
-            raise ScheduleError(f"{action} needs {kind} of micro-batch {action.microbatch}: in no list")
-        yield from found
-
-    def _find(self, rank: int, kind: Kind, stage: int, m: int, why: str) -> int:
-        found = self.at.get((rank, kind, stage, m))
-        if found is None:
-            raise ScheduleError(f"{why} needs {Action(kind, stage, m)} on rank {rank}: in no list there")
-        return found
+def _offsets(group: Longs, groups: int) -> Ints:
+    """Of lists that hold the members of each group."""
+    return np.concatenate([[0], np.cumsum(np.bincount(group, minlength=groups))]).astype(np.int32)

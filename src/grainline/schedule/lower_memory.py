@@ -11,55 +11,56 @@ from __future__ import annotations
 import numpy as np
 
 from grainline.schedule.actions import Kind
-from grainline.schedule.columns import Columns, Longs, StageTable, look_up
+from grainline.schedule.columns import CODE, KINDS, Columns, Index, Longs
 from grainline.schedule.graph import Floats, Memory
+from grainline.schedule.stage_table import StageTable
 
 
-def kept_by_forward(columns: Columns, table: StageTable) -> Floats:
+def kept_by_forward(of: Columns, table: StageTable) -> Floats:
     """By task: what the F of its rank, stage and micro-batch keeps; 0 for tasks of no stage."""
-    here, row = columns.here(), table.row(columns.stage, columns.rank)
-    again = np.isin(here, here[columns.are(Kind.R)])
-    return np.where(again, table.input_bytes[row], table.kept_bytes[row])
+    again = of.rows([Kind.R])
+    by_place = Index(again, of.rank[again], of.stage[again], of.microbatch[again])
+    is_again = by_place.first(of.rank, of.stage, of.microbatch) >= 0
+    row = table.row(of.stage, of.rank)
+    return np.where(is_again, table.input_bytes[row], table.kept_bytes[row])
 
 
-def memory_of(columns: Columns, table: StageTable, host_tier: Longs, message_bytes: Floats | None) -> Memory:
-    """Rows for every task that takes or frees anything. Tier r is rank r's own, `host_tier[r]` its host's.
+def memory_of(of: Columns, table: StageTable, host_tier: Longs, message_bytes: Floats) -> Memory:
+    """Rows for every task that takes or frees anything, from the columns of the tasks' first actions.
 
-    `message_bytes` is by task, 0 for what is no message; None leaves received tensors out.
+    Tier r is rank r's own, `host_tier[r]` its host's. `message_bytes` is by task, 0 for what is no message.
     """
-    row = table.row(columns.stage, columns.rank)
-    whole, queued, kept = table.kept_bytes[row], table.queued_bytes[row], kept_by_forward(columns, table)
-    arriving = np.zeros(len(columns)) if message_bytes is None else message_bytes
-    start = (
-        _of(columns, kept, Kind.F, Kind.FETCH)
-        + _of(columns, whole - kept, Kind.R)
-        - _of(columns, _received(columns, arriving, Kind.SEND_F), Kind.F)
-    )
-    end = (
-        _of(columns, -whole, Kind.B)
-        + _of(columns, queued - whole, Kind.I)
-        - _of(columns, queued, Kind.W)
-        - _of(columns, kept, Kind.OFFLOAD)
-        - _of(columns, _received(columns, arriving, Kind.SEND_B), Kind.B, Kind.I)
-    )
-    host_start, host_end = _of(columns, kept, Kind.OFFLOAD), -_of(columns, kept, Kind.FETCH)
-    task, nothing = np.arange(len(columns)), np.zeros(len(columns))
+    row = table.row(of.stage, of.rank)
+    whole, queued, kept = table.kept_bytes[row], table.queued_bytes[row], kept_by_forward(of, table)
+    input_bytes, gradient_bytes = (_received(of, message_bytes, kind) for kind in (Kind.SEND_F, Kind.SEND_B))
+    none, task = np.zeros(len(of)), np.arange(len(of))
+    at_start, at_end = [none] * len(KINDS), [none] * len(KINDS)
+    at_start[CODE[Kind.F]] = kept - input_bytes
+    at_start[CODE[Kind.R]] = whole - kept
+    at_start[CODE[Kind.FETCH]] = kept
+    at_end[CODE[Kind.OFFLOAD]] = -kept
+    at_end[CODE[Kind.B]] = -whole - gradient_bytes
+    at_end[CODE[Kind.I]] = queued - whole - gradient_bytes
+    at_end[CODE[Kind.W]] = -queued
     return _rows(
-        (task, columns.rank, start, end),
-        (task, columns.peer, arriving, nothing),
-        (task, host_tier[columns.rank], host_start, host_end),
+        (task, of.rank, np.choose(of.kind, at_start), np.choose(of.kind, at_end)),
+        (task, of.peer, message_bytes, none),
+        (task, host_tier[of.rank], _of(of, kept, Kind.OFFLOAD), -_of(of, kept, Kind.FETCH)),
     )
 
 
-def _of(columns: Columns, values: Floats, *kinds: Kind) -> Floats:
-    """The values of tasks of these kinds, 0 of others."""
-    return np.where(columns.are(*kinds), values, 0.0)
+def _of(of: Columns, values: Floats, kind: Kind) -> Floats:
+    """The values of tasks of a kind, 0 of others."""
+    return np.where(of.are([kind]), values, 0.0)
 
 
-def _received(columns: Columns, message_bytes: Floats, kind: Kind) -> Floats:
-    """By task: the bytes that a message of this kind brings to its rank, for its stage and micro-batch."""
-    sent = columns.are(kind)
-    return look_up(columns.there()[sent], message_bytes[sent], columns.here())
+def _received(of: Columns, message_bytes: Floats, kind: Kind) -> Floats:
+    """By task: the bytes that a message of this kind brings to its rank, for its stage and micro-batch; else 0."""
+    sent = of.rows([kind])
+    message = Index(sent, of.peer[sent], of.peer_stage[sent], of.microbatch[sent]).first(
+        of.rank, of.stage, of.microbatch
+    )
+    return np.where(message >= 0, message_bytes[message], 0.0)
 
 
 def _rows(*parts: tuple[Longs, Longs, Floats, Floats]) -> Memory:

@@ -9,6 +9,10 @@ from typing import NamedTuple
 from grainline.schedule.actions import Action
 
 
+class ScheduleError(ValueError):
+    """A schedule that can't be carried out; the message names ranks and actions."""
+
+
 class Hop(NamedTuple):
     """A stage that a micro-batch visits, and the rank where."""
 

@@ -27,6 +27,9 @@ class Pipeline(Part):
     cut: Literal["auto", "equal"] | tuple[NonNegativeInt, ...] = Field(
         "auto", description="cells of each stage in order; auto: balanced by cost, equal: as many blocks in each"
     )
+    chunks: PositiveInt | None = Field(
+        None, description="stages per rank; default: as many as the cut has, else as the schedule usually has"
+    )
     placement: tuple[NonNegativeInt, ...] | None = Field(
         None, description="the rank of each stage; default: the schedule's own"
     )

@@ -64,8 +64,8 @@ def test_plans_are_refused_by_the_feature(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(GrainlineError, match="FSDP, which needs CPUs or CUDA GPUs"):
         refuse_unsupported(Plan.parse({"layout": {"shard": "full"}}), Ranks(torch.device("mps")))
     later = Plan.parse(everything)
-    monkeypatch.setattr(Plan, "features", ("FSDP", "pipeline parallelism"))
-    with pytest.raises(GrainlineError, match=r"asks for pipeline parallelism, which this release"):
+    monkeypatch.setattr(Plan, "features", ("FSDP", "expert parallelism"))
+    with pytest.raises(GrainlineError, match=r"asks for expert parallelism, which this release"):
         refuse_unsupported(later, Ranks(CPU, 0, 2))
 
 

@@ -75,7 +75,10 @@ class Plan(Document):
             "data parallelism": self.layout.data_parallel > 1,
             "pipeline parallelism": self.pipeline is not None,
             "FSDP": self.layout.shard == "full",
-            "activation recomputation": self.execution.recompute != "none",
+            "vocabulary parallelism": self.pipeline is not None and self.pipeline.vocabulary != "plain",
+            "activation recomputation": self.execution.recompute != "none"
+            or (self.pipeline is not None and self.pipeline.recompute != "never"),
+            "activation offloading": self.pipeline is not None and self.pipeline.offload,
             "torch.compile": self.execution.compile == "on",
         }
         return tuple(name for name, needed in wanted.items() if needed)

@@ -42,7 +42,7 @@ class Ranks:
 
     def share(self, count: int) -> range:
         """This rank's contiguous part of `count` things; parts differ by at most one."""
-        return range(self.rank * count // self.world, (self.rank + 1) * count // self.world)
+        return share(count, self.rank, self.world)
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Sum over ranks, in place."""
@@ -76,6 +76,11 @@ class Ranks:
         """Wait for all."""
         if self.world > 1:
             dist.barrier(group=_patient_group())
+
+
+def share(count: int, part: int, parts: int) -> range:
+    """Part number `part` of `count` things that are shared out; parts are contiguous and differ by at most one."""
+    return range(part * count // parts, (part + 1) * count // parts)
 
 
 def join_ranks(device: str = "auto") -> Ranks:

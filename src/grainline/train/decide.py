@@ -11,6 +11,7 @@ from typing import Any
 from grainline.documents import ModelConfig, Plan, Recipe
 from grainline.hardware import Machine
 from grainline.parallel import Ranks
+from grainline.train.batches import microbatches
 from grainline.train.estimate import Estimate, estimate
 
 MEMORY_SHARE = 0.6
@@ -59,7 +60,11 @@ def decide(
     if compute == "auto":
         compute = before.get("compute") or ("bfloat16" if machine.bfloat16_pays(device) else "float32")
     threads = plan.execution.threads or before.get("threads") or max(1, machine.threads // ranks.local_world)
-    layout = plan.layout.model_copy(update={"data_parallel": ranks.world})
+    pipeline, replicas = plan.pipeline, ranks.world
+    if pipeline is not None:
+        replicas = ranks.world // pipeline.ranks
+        pipeline = pipeline.model_copy(update={"microbatches": microbatches(recipe, pipeline, replicas)})
+    layout = plan.layout.model_copy(update={"data_parallel": replicas})
 
     def with_micro_batch(sequences: int) -> Decision:
         execution = plan.execution.model_copy(
@@ -70,8 +75,12 @@ def decide(
                 "compile": "on" if _compiles(recipe, plan, device) else "off",
             }
         )
-        return Decision(plan.model_copy(update={"layout": layout, "execution": execution}), compute)
+        tables = {"layout": layout, "execution": execution, "pipeline": pipeline}
+        return Decision(plan.model_copy(update=tables), compute)
 
+    if pipeline is not None:
+        assert pipeline.microbatches is not None
+        return with_micro_batch(-(-recipe.batch_sequences // (replicas * pipeline.microbatches)))
     micro = plan.execution.micro_batch_sequences or before.get("micro_batch_sequences")
     if micro is None:
         free = MEMORY_SHARE * free_memory_bytes(machine, ranks)
@@ -100,6 +109,7 @@ def estimate_run(
         compute=decision.compute,
         recompute=decision.plan.execution.recompute == "block",
         ranks=ranks.world,
+        stages=1 if decision.plan.pipeline is None else decision.plan.pipeline.ranks,
         sharded=decision.plan.layout.shard == "full",
         data_bytes=data_bytes,
         flops_per_second=peak_flops(machine, ranks, decision.compute),

@@ -83,24 +83,28 @@ def estimate(
     compute: str,
     recompute: bool,
     ranks: int,
+    stages: int = 1,
     sharded: bool,
     data_bytes: int,
     flops_per_second: float | None,
 ) -> Estimate:
-    """`flops_per_second` is the measured matmul rate of all ranks together; `data_bytes` the packed data's size."""
+    """`flops_per_second` is the measured matmul rate of all ranks together; `data_bytes` the packed data's size.
+
+    A pipeline of so many `stages` is taken to be cut evenly, and to hold as many micro-batches as ranks (1F1B).
+    """
     count = parameters(config)
     total = count.total + count.mtp
     tables = count.embedding + count.head
     per_value = 1 if recipe.optimizer.kind == "muon" else 2
     state = FLOAT32 * (per_value * (total - tables) + 2 * tables)
-    shares = ranks if sharded else 1
+    shares = ranks if sharded else stages
     tokens = micro_batch_sequences * recipe.data.sequence_length
     memory = Memory(
         parameters=FLOAT32 * total // shares,
         gradients=FLOAT32 * total // shares,
         optimizer=state // shares,
         activations=tokens * activation_bytes_per_token(config, recipe.data.sequence_length, compute, recompute),
-        working=_working_bytes(config, total, compute) + min(SCRATCH_BYTES, 4 * FLOAT32 * total),
+        working=_working_bytes(config, total // stages, compute) + min(SCRATCH_BYTES, 4 * FLOAT32 * total),
     )
     weights = FLOAT32 * total
     merged = len(merge_steps(recipe.learning_rate, recipe.training.steps))

@@ -180,7 +180,7 @@ def write_down(
         "device": execution.device,
         "threads": execution.threads,
         "micro_batch_sequences": execution.micro_batch_sequences,
-        "ranks": decision.plan.layout.data_parallel,
+        "ranks": decision.plan.layout.data_parallel * (decision.plan.pipeline.ranks if decision.plan.pipeline else 1),
         "model": config.tables(),
         "text": text,
         "machine": machine.as_dict(),

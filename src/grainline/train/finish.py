@@ -10,7 +10,6 @@ from torch import Tensor
 
 from grainline.models.count import parameters
 from grainline.models.model import Model
-from grainline.parallel import Ranks
 from grainline.train.card import model_card
 from grainline.train.files import RunFolder
 from grainline.train.result import TrainResult
@@ -74,7 +73,5 @@ def _score(setup: Setup, model: Model) -> Validation:
     """Validation of weights that aren't the live model's, on this rank alone."""
     model.to(setup.ranks.device)
     model.compute_dtype = setup.model.compute_dtype
-    objective = setup.objective.with_model(model)
-    alone = Ranks(setup.ranks.device)
-    count = setup.recipe.validation.max_sequences
-    return validate(objective, setup.validation, count, setup.micro_batch_sequences, alone)
+    alone = setup.alone_with(model)
+    return validate(alone, setup.validation, setup.recipe.validation.max_sequences, alone.ranks)

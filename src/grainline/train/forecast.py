@@ -80,7 +80,7 @@ def dry_run(
     """
     recipe, plan = read_recipe(recipe, overrides), read_plan(plan)
     files = RunFolder(Path(out), recipe.checkpoint.keep)
-    world = plan.layout.data_parallel
+    world = plan.layout.data_parallel * (1 if plan.pipeline is None else plan.pipeline.ranks)
     ranks = Ranks(pick_device(plan.execution.device, 0), 0, world, world)
     refuse_unsupported(plan, ranks)
     refuse_inside(files.out, recipe.data.text)
@@ -91,7 +91,9 @@ def dry_run(
     data_bytes = foreseen_bytes(recipe, Path(data) if data else files.data)
     found = estimate_run(recipe, config, decision, machine, ranks, data_bytes)
     free_memory = free_memory_bytes(machine, ranks)
-    measure = measure and found.memory.total <= free_memory and _is_quick(found, recipe, decision)
+    # What passes take in this process says little of a pipeline; `grainline simulate` does.
+    measure = measure and plan.pipeline is None and found.memory.total <= free_memory
+    measure = measure and _is_quick(found, recipe, decision)
     if measure:
         found = found.at(measured_tokens_per_second(recipe, config, decision, ranks))
     return DryRun(

@@ -9,11 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
-from grainline.models.moe import imbalance, step_bias
-from grainline.parallel import sum_gradients
-from grainline.train.batches import micro_batches, sequences_of, share_of_step
+from grainline.models.moe import imbalance
+from grainline.train.batches import sequences_of
 from grainline.train.checkpoint import CheckpointWriter
 from grainline.train.files import RunFolder
 from grainline.train.guard import Guard, TrainingDiverged, Trouble, keep_batch
@@ -89,36 +87,27 @@ class Loop:
         """One optimiser step; returns its metrics, and whether any rank wants to stop."""
         setup, recipe = self.setup, self.setup.recipe
         start, step = time.perf_counter(), self.state.step + 1
-        mine = share_of_step(step, recipe.batch_sequences, setup.ranks)
-        totals = self._gradients(mine)
-        if not setup.is_sharded:
-            sum_gradients(setup.model.parameters(), setup.ranks)
-        grad_norm = clip_(list(setup.model.parameters()), recipe.optimizer.clip_norm)
+        totals = self._gradients(step)
+        grad_norm = setup.work.clip(recipe.optimizer.clip_norm)
         trouble = self.guard.check(totals.loss, grad_norm)
         if trouble:
-            self._give_up(step, mine, trouble, totals.loss, grad_norm)
+            self._give_up(step, trouble, totals.loss, grad_norm)
         rate = recipe.learning_rate.peak * factor(recipe.learning_rate, step, recipe.training.steps)
         setup.optimizer.step(rate)
         setup.optimizer.zero_grad()
         if totals.counts_LE.numel():
-            step_bias(setup.model, totals.counts_LE.to(setup.ranks.device), recipe.loss.bias_rate)
+            setup.work.balance(totals.counts_LE, recipe.loss.bias_rate)
         self.state.step, self.state.loss = step, totals.loss
         self.state.tokens += totals.tokens
         seconds = time.perf_counter() - start
         return self._line(totals, rate, grad_norm, seconds), totals.someone_stops
 
-    def _gradients(self, mine: range) -> Totals:
-        """Forward and backward over this rank's sequences; gradients stay in the parameters, as sums."""
+    def _gradients(self, step: int) -> Totals:
+        """Forward and backward over the step; the batch's gradients stay in the parameters."""
         setup = self.setup
-        losses, counts_LE = torch.zeros(5, dtype=torch.float64), torch.zeros(setup.sparse_layers, setup.experts)
-        for part in micro_batches(mine, setup.micro_batch_sequences):
-            objective, sums = setup.objective(sequences_of(setup.train, part, setup.ranks.device))
-            objective.backward()
-            values = torch.stack([sums.cross_entropy, sums.mtp, sums.z]).detach().cpu().double()
-            losses += torch.cat([values, torch.tensor([sums.tokens, sums.mtp_tokens], dtype=torch.float64)])
-            counts_LE = counts_LE + sums.counts_LE.cpu()
+        local = setup.work.gradients(step)
         flag = torch.tensor([self.stop.wanted or self.writer.has_failed], dtype=torch.float64)
-        everything = setup.ranks.sum_(torch.cat([losses, flag, counts_LE.double().flatten()]))
+        everything = setup.ranks.sum_(torch.cat([local.losses, flag, local.counts_LE.double().flatten()]))
         cross_entropy, mtp, z, tokens, mtp_tokens, stops = everything[:6].tolist()
         return Totals(
             loss=cross_entropy / tokens,
@@ -156,13 +145,7 @@ class Loop:
         """Score held-out text; where it is the best so far, save the weights."""
         setup, state = self.setup, self.state
         start = time.perf_counter()
-        found = validate(
-            setup.objective,
-            setup.validation,
-            setup.recipe.validation.max_sequences,
-            setup.micro_batch_sequences,
-            setup.ranks,
-        )
+        found = validate(setup.work, setup.validation, setup.recipe.validation.max_sequences, setup.ranks)
         state.validation_loss = found.loss
         if math.isfinite(found.loss) and (state.best is None or found.loss < state.best.loss):
             state.best = Best(state.step, found.loss)
@@ -187,7 +170,8 @@ class Loop:
         if self.board is not None and worth:
             to_tensorboard(self.board, line)
 
-    def _give_up(self, step: int, mine: range, trouble: Trouble, loss: float, grad_norm: float) -> None:
+    def _give_up(self, step: int, trouble: Trouble, loss: float, grad_norm: float) -> None:
+        mine = self.setup.work.share(step)
         ids_BS1 = sequences_of(self.setup.train, mine, self.setup.ranks.device)
         facts = {
             "why": trouble.what,
@@ -210,13 +194,3 @@ class Loop:
 def keeps_loads(step: int, steps: int, every: int) -> bool:
     """Whether this step's line, of those that are written `every` so many steps, has the experts' loads in it."""
     return step % (every * max(1, steps // (every * LOADS_KEPT))) == 0
-
-
-def clip_(parameters: list[Tensor], max_norm: float) -> float:
-    """Scale all gradients together so that their norm is at most `max_norm`; returns the norm before."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
-    torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return norm.item()

@@ -32,13 +32,3 @@ class Objective(nn.Module):
             mtp_every=self.loss.mtp_every,
         )
         return sums.objective(self.loss, self.batch_tokens), sums
-
-    def with_model(self, model: Model) -> Objective:
-        """The same objective of another model."""
-        return Objective(
-            model,
-            self.loss,
-            batch_tokens=self.batch_tokens,
-            document_attention=self.document_attention,
-            bos_token_id=self.bos_token_id,
-        )

@@ -123,6 +123,7 @@ def _train(
         peak_flops=peak_flops(machine, ranks, decision.compute),
         bos_token_id=corpus.tokenizer.separator_id,
     )
+    stack.callback(setup.work.close)
     state, guard = _resumed(setup, files, report)
     resumed_from = state.step or None
     report.say(_intention(setup, decision, config, corpus, resumed_from))

@@ -11,13 +11,21 @@ from grainline.documents import ModelConfig, Plan, Recipe
 from grainline.models.build import build
 from grainline.models.count import flops_per_token
 from grainline.models.model import Model
+from grainline.models.part import keep_cells
 from grainline.parallel import Ranks, shard
+from grainline.parallel.pipeline import Connection, Grid
+from grainline.parallel.pipeline.resolve import ResolvedPipeline, resolve
 from grainline.train.batches import is_sharded
 from grainline.train.objective import Objective
 from grainline.train.optim import Optimizer
+from grainline.train.pipelined import Pipelined
+from grainline.train.work import SharedOut, Work
 
 if TYPE_CHECKING:
     from grainline.data.dataset import TokenDataset
+
+PIPELINE_TIMEOUT_SECONDS = 300.0
+"""How long a rank waits for a message before it takes another for gone: first passes meet kernels and compilers."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -28,13 +36,13 @@ class Setup:
 
     recipe: Recipe
     ranks: Ranks
-    model: Model
-    objective: Objective
+    model: Model  # in a pipeline this rank's part
+    work: Work
     optimizer: Optimizer
     train: TokenDataset
     validation: TokenDataset
     micro_batch_sequences: int
-    is_sharded: bool
+    bos_token_id: int | None
     flops_per_token: float
     peak_flops: float | None  # of all ranks together, in the compute dtype
 
@@ -48,6 +56,13 @@ class Setup:
         """Columns of a step's expert counts."""
         moe = self.model.config.moe
         return 0 if moe is None else moe.experts
+
+    def alone_with(self, model: Model) -> SharedOut:
+        """The work of this rank alone on another model, whole and on its device: to score it."""
+        model.compute_dtype = self.model.compute_dtype
+        alone = Ranks(self.ranks.device)
+        objective = _objective(self.recipe, model, self.bos_token_id)
+        return SharedOut(objective, alone, self.train, self.recipe.batch_sequences, self.micro_batch_sequences, False)
 
 
 def set_up(
@@ -69,37 +84,73 @@ def set_up(
     execution = plan.execution
     micro_batch_sequences = execution.micro_batch_sequences
     assert micro_batch_sequences is not None
-    sharded = is_sharded(plan, ranks)
+    pipeline, connection = None, None
+    if plan.pipeline is not None:
+        config = source.config if isinstance(source, Model) else source
+        pipeline = resolve(plan.pipeline, config)
+        grid = Grid(plan.pipeline.ranks, plan.layout.data_parallel)
+        connection = Connection(grid, ranks.device, timeout_seconds=PIPELINE_TIMEOUT_SECONDS)
+    cells = pipeline.cells_of(connection.rank) if pipeline is not None and connection is not None else None
     if isinstance(source, Model):
         model = source.to(device=ranks.device, dtype=torch.float32)
+        if cells is not None:
+            keep_cells(model, cells)
     else:
-        model = build(source, seed=recipe.seed, device=ranks.device)
+        model = build(source, seed=recipe.seed, device=ranks.device, cells=cells)
     model.train()
     model.compute_dtype = DTYPES[compute]
     model.recompute = execution.recompute == "block"
-    blocks = [*model.blocks, *([model.mtp] if model.mtp is not None else [])]
+    blocks = [block for block in (*model.blocks, model.mtp) if block is not None]
     if execution.compile == "on":
         for block in blocks:
             block.compile()
-    objective = Objective(
+    work: Work
+    if pipeline is not None and connection is not None:
+        work = _pipelined(recipe, ranks, model, pipeline, connection, train, bos_token_id)
+    else:
+        objective = _objective(recipe, model, bos_token_id)
+        sharded = is_sharded(plan, ranks)
+        if sharded:
+            shard(objective, blocks, ranks)
+        work = SharedOut(objective, ranks, train, recipe.batch_sequences, micro_batch_sequences, sharded)
+    return Setup(
+        recipe=recipe,
+        ranks=ranks,
+        model=model,
+        work=work,
+        optimizer=Optimizer(model.named_parameters(), recipe.optimizer, dtype=DTYPES[compute]),
+        train=train,
+        validation=validation,
+        micro_batch_sequences=micro_batch_sequences,
+        bos_token_id=bos_token_id,
+        flops_per_token=flops_per_token(model.config, recipe.data.sequence_length, mtp=1 / recipe.loss.mtp_every),
+        peak_flops=peak_flops,
+    )
+
+
+def _objective(recipe: Recipe, model: Model, bos_token_id: int | None) -> Objective:
+    return Objective(
         model,
         recipe.loss,
         batch_tokens=recipe.training.batch_tokens,
         document_attention=recipe.data.document_attention,
         bos_token_id=bos_token_id,
     )
-    if sharded:
-        shard(objective, blocks, ranks)
-    return Setup(
-        recipe=recipe,
-        ranks=ranks,
-        model=model,
-        objective=objective,
-        optimizer=Optimizer(model.named_parameters(), recipe.optimizer, dtype=DTYPES[compute]),
-        train=train,
-        validation=validation,
-        micro_batch_sequences=micro_batch_sequences,
-        is_sharded=sharded,
-        flops_per_token=flops_per_token(model.config, recipe.data.sequence_length, mtp=1 / recipe.loss.mtp_every),
-        peak_flops=peak_flops,
+
+
+def _pipelined(
+    recipe: Recipe,
+    ranks: Ranks,
+    model: Model,
+    pipeline: ResolvedPipeline,
+    connection: Connection,
+    train: TokenDataset,
+    bos_token_id: int | None,
+) -> Pipelined:
+    training, evaluation = (
+        connection.runtime(
+            schedule, pipeline.stages, model, loss=recipe.loss, batch_tokens=recipe.training.batch_tokens
+        )
+        for schedule in (pipeline.training, pipeline.evaluation)
     )
+    return Pipelined(model, recipe, ranks, connection, training, evaluation, train, bos_token_id)

@@ -6,14 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from grainline.parallel.ranks import Ranks
-from grainline.train.batches import sequences_of, split
 
 if TYPE_CHECKING:
     from grainline.data.dataset import TokenDataset
-    from grainline.train.objective import Objective
+    from grainline.train.work import Work
 
 
 @dataclass(frozen=True)
@@ -29,19 +26,8 @@ def bits_per_byte(loss: float, dataset: TokenDataset) -> float:
     return loss / math.log(2) * dataset.tokens / dataset.bytes
 
 
-@torch.no_grad()
-def validate(
-    objective: Objective, dataset: TokenDataset, max_sequences: int, micro_batch_sequences: int, ranks: Ranks
-) -> Validation:
-    """Score the first sequences of `dataset`, shared out over ranks."""
-    count = min(len(dataset), max_sequences)
-    largest_share = -(-count // ranks.world)
-    sums = torch.zeros(2, dtype=torch.float64)
-    for part in split(ranks.share(count), -(-largest_share // micro_batch_sequences)):
-        # Sharded ranks must run equally many passes: one that has nothing left runs one for nothing.
-        _, of_part = objective(sequences_of(dataset, part or range(1), ranks.device))
-        if part:
-            sums += torch.tensor([of_part.cross_entropy.item(), of_part.tokens], dtype=torch.float64)
-    ranks.sum_(sums)
+def validate(work: Work, dataset: TokenDataset, max_sequences: int, ranks: Ranks) -> Validation:
+    """Score the first sequences of `dataset`, as the ranks share their work."""
+    sums = ranks.sum_(work.score(dataset, min(len(dataset), max_sequences)))
     loss = (sums[0] / sums[1]).item()
     return Validation(loss, bits_per_byte(loss, dataset))

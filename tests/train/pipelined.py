@@ -1,0 +1,47 @@
+"""What each of two ranks runs: started by test_pipelined.py under torchrun, with a folder to work in."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from grainline.documents import GrainlineError, Plan, Recipe
+from grainline.train import train
+
+PIPELINES = {
+    "1f1b": {"schedule": "1f1b", "cut": [2, 4]},
+    "zb-v": {"schedule": "zb-v", "microbatches": 4, "cut": [1, 2, 2, 1]},
+    "recomputed": {"schedule": "gpipe", "recompute": "always", "cut": [4, 2], "microbatches": 3},
+}
+WRONG = {
+    "too many micro-batches": {"microbatches": 9},
+    "a cut of too few cells": {"cut": [1, 1]},
+    "no such schedule": {"schedule": "2f2b"},
+}
+
+
+def main(folder: Path) -> None:
+    recipe = Recipe.load(folder / "recipe.toml")
+
+    def run(name: str, pipeline: dict[str, object], recipe: Recipe = recipe) -> None:
+        plan = Plan.parse({"execution": {"threads": 1}, "pipeline": {"ranks": 2, **pipeline}})
+        train(recipe, plan, out=folder / name, data=folder / "data", quiet=True)
+
+    for name, pipeline in PIPELINES.items():
+        run(name, pipeline)
+    run("resumed-by-pipeline", PIPELINES["1f1b"])
+    run("resumed-by-another-cut", {"schedule": "1f1b", "cut": [4, 2]})
+    run("wsm", PIPELINES["1f1b"], Recipe.load(folder / "wsm.toml"))
+    said = {}
+    for name, pipeline in WRONG.items():
+        try:
+            run("wrong", pipeline)
+        except GrainlineError as error:
+            said[name] = str(error)
+    (folder / f"said-{os.environ['RANK']}.json").write_text(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,119 @@
+"""Whole runs in a pipeline of two processes learn what one process does; all checks share one start of the two."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import grainline
+from grainline.documents import Plan, Recipe
+from grainline.train import read_metrics, train
+from grainline.train.checkpoint import CheckpointFolder, CheckpointSource
+from grainline.train.checkpoint.folder import remove
+
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
+
+STEPS = 12
+ALONE = Plan.parse({"execution": {"threads": 1, "micro_batch_sequences": 4}})
+TABLES = {
+    "model": {"depth": 2},
+    "data": {"text": ["builtin"], "vocab_size": 300, "sequence_length": 32, "max_bytes": 60_000},
+    "training": {"steps": STEPS, "batch_tokens": 256},
+    "learning_rate": {"peak": 0.01, "warmup_steps": 2},
+    "loss": {"z_loss": 1e-3, "balance_loss": 1e-2, "mtp_every": 2},
+    "precision": {"compute": "float32"},
+    "validation": {"every": 6, "max_sequences": 7},
+    "checkpoint": {"every": 6},
+}
+
+
+def _back_to_step_6(run: Path) -> None:
+    """As if the run had been killed after its first checkpoint."""
+    remove(CheckpointFolder(run / "checkpoints").at(STEPS))
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "model")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of one process, and of two in a pipeline, side by side."""
+    folder = tmp_path_factory.mktemp("pipelined")
+    recipe = Recipe.parse(TABLES)
+    wsm = Recipe.parse(TABLES | {"learning_rate": {"peak": 0.01, "schedule": "wsm", "merge_checkpoints": 3}})
+    recipe.save(folder / "recipe.toml")
+    wsm.save(folder / "wsm.toml")
+    for name, which in (("alone", recipe), ("wsm-alone", wsm)):
+        train(which, ALONE, out=folder / name, data=folder / "data", quiet=True)
+    shutil.copytree(folder / "alone", folder / "resumed-by-pipeline")
+    _back_to_step_6(folder / "resumed-by-pipeline")
+    shutil.copytree(folder / "resumed-by-pipeline", folder / "resumed-by-another-cut")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    ended = subprocess.run(
+        [*torchrun, str(Path(__file__).parent / "pipelined.py"), str(folder)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    shutil.copytree(folder / "zb-v", folder / "resumed-by-one")
+    _back_to_step_6(folder / "resumed-by-one")
+    train(recipe, ALONE, out=folder / "resumed-by-one", data=folder / "data", quiet=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["1f1b", "zb-v", "recomputed", "resumed-by-pipeline", "resumed-by-another-cut", "resumed-by-one"]
+)
+def test_the_curve_is_that_of_one_process(folder: Path, name: str) -> None:
+    found, expected = (read_metrics(folder / each / "metrics.jsonl") for each in (name, "alone"))
+    assert len(found) == len(expected) == STEPS
+    for key in ("loss", "mtp_loss", "z_loss", "grad_norm", "tokens"):
+        assert [x[key] for x in found] == pytest.approx([x[key] for x in expected], rel=1e-5), key
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours["imbalance"] == pytest.approx(theirs["imbalance"], rel=1e-6)
+        assert ours["loads"] == theirs["loads"]
+    assert found[-1]["validation_loss"] == pytest.approx(expected[-1]["validation_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["1f1b", "wsm"])
+def test_the_model_at_the_end_is_whole(folder: Path, name: str) -> None:
+    reference = "wsm-alone" if name == "wsm" else "alone"
+    ours, theirs = (load_file(folder / each / "model" / "model.safetensors") for each in (name, reference))
+    assert ours.keys() == theirs.keys()
+    for key in theirs:
+        assert (ours[key] - theirs[key]).abs().max() < 1e-3 * theirs[key].abs().max() + 1e-6, key
+    model, tokenizer = grainline.load(folder / name / "model")
+    assert list(model.generate(tokenizer.encode("The"), max_new_tokens=2))
+
+
+def test_ranks_write_their_own_parts_under_the_names_of_the_whole(folder: Path) -> None:
+    checkpoint = CheckpointFolder(folder / "1f1b" / "checkpoints").at(STEPS)
+    assert len(list(checkpoint.glob("shard-*"))) == 2
+    ours = CheckpointSource(checkpoint)
+    theirs = CheckpointSource(CheckpointFolder(folder / "alone" / "checkpoints").at(STEPS))
+    assert sorted(ours.names()) == sorted(theirs.names())
+    assert all(ours.read(name).shape == theirs.read(name).shape for name in theirs.names())
+
+
+def test_the_plan_that_was_run_is_kept(folder: Path) -> None:
+    kept = Plan.load(folder / "1f1b" / "plan.toml")
+    assert kept.pipeline is not None
+    assert (kept.pipeline.microbatches, kept.pipeline.cut, kept.layout.data_parallel) == (8, (2, 4), 1)
+
+
+def test_what_cannot_be_is_refused_by_key(folder: Path) -> None:
+    said = json.loads((folder / "said-0.json").read_text())
+    assert (
+        "8 sequences can't fill 9 micro-batches. Raise training.batch_tokens to 288" in said["too many micro-batches"]
+    )
+    assert "pipeline.cut can't be: a cut of 2 cells" in said["a cut of too few cells"]
+    assert "there is no pipeline schedule '2f2b'" in said["no such schedule"]
+    assert json.loads((folder / "said-1.json").read_text()).keys() == said.keys()

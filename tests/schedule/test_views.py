@@ -224,6 +224,23 @@ def test_later_stages_are_darker() -> None:
     assert [luminance(PALETTE[n][0]) for n in names] == sorted((luminance(PALETTE[n][0]) for n in names), reverse=True)
 
 
+def test_small_passes_take_no_numbers_from_the_others() -> None:
+    rows = [(Action(F, 0, m), 0, 0, float(m), m + 0.8) for m in range(4)]
+    rows += [
+        (Action(Kind.EMBED, -1, m % 4), 0, 0, m // 4 + 0.8 + m % 4 / 100, m // 4 + 0.81 + m % 4 / 100)
+        for m in range(16)
+    ]
+    svg = draw(timeline(rows))
+    assert len(re.findall(r'class="box-ink m"', svg)) == 4
+
+
+def test_a_long_legend_goes_on_below() -> None:
+    kinds = [k for k in Kind if k in COMPUTE]
+    svg = draw(timeline([(Action(k, 0, 0), 0, 0, float(i), i + 1.0) for i, k in enumerate(kinds)]), width=500.0)
+    places = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="muted">([a-z\' ]+)<', svg)
+    assert {y for x, y, words in places if words in ("forward", "optimiser")} == {"14", "48"}
+
+
 def test_messages_on_request() -> None:
     plain, with_messages = draw(two_ranks()), draw(two_ranks(), messages=True)
     assert "forward" not in boxes(plain)
@@ -375,6 +392,17 @@ def test_a_wait_that_nothing_explains_is_for_room_or_the_runtime() -> None:
     made = timeline([(Action(F, 0, 0), 0, 0, 0.0, 1.0), (Action(F, 0, 1), 0, 0, 3.0, 4.0)])
     assert [(w.source, w.seconds) for w in rank_summaries(made)[0].waits] == [("room or runtime", 2.0)]
     assert critical_path(made) == {"computing on rank 0": 2.0, "waiting": 2.0}
+
+
+def test_waiting_for_a_collective_is_for_whom_it_waits() -> None:
+    rows: list[Row] = [
+        (Action(F, 0, 0), 0, 0, 0.0, 4.0),
+        (Action(Kind.C0, -1, 0), 0, 2, 4.0, 5.0),
+        (Action(Kind.EMBED, -1, 1), 1, 1, 0.0, 1.0),
+        (Action(Kind.S, -1, 0), 1, 1, 5.0, 7.0),
+    ]
+    waits = {w.source: w.seconds for w in rank_summaries(timeline(rows))[1].waits}
+    assert waits == {"rank 0": 3.0, "collective C0": 1.0}
 
 
 def test_of_many_ranks_the_least_busy_are_told() -> None:

@@ -98,6 +98,8 @@ def _facts(timeline: Timeline) -> str:
 def _legend(canvas: Canvas, timelines: Sequence[Timeline], messages: bool, y: float) -> float:
     left = LEFT
     for colour, words in legend({a.kind for t in timelines for a in t.actions}, messages):
+        if left + 15 + text_width(words, 11) > canvas.width - RIGHT:
+            left, y = LEFT, y + 17
         canvas.add(Bars(np.array([left]), np.array([11.0]), y - 9, 10, colour))
         canvas.add(Words(left + 15, y, words, "muted"))
         left += 15 + text_width(words, 11) + 14

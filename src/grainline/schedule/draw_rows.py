@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from grainline._canvas import Bars, Canvas, Curve, Words, text_width
 from grainline._figure import Scale
 from grainline._words import percent, span
-from grainline.schedule.actions import COMPUTE
+from grainline.schedule.actions import COMPUTE, Kind
 from grainline.schedule.draw_colours import lane_of, name_of
 from grainline.schedule.graph import Floats
 from grainline.schedule.timeline import Timeline
@@ -131,9 +131,10 @@ def _font(height: float) -> float:
 
 
 def _numbers_fit(timeline: Timeline, boxes: NDArray[np.bool_], pixels: Floats, height: float) -> bool:
-    """Whether most boxes have room for their micro-batch; numbers in a few of them would only disturb."""
+    """Whether most forwards and backwards have room for theirs; numbers in a few of them would only disturb."""
+    stages = boxes & np.array([a.stage >= 0 and a.kind is not Kind.UPDATE for a in timeline.actions], dtype=bool)
     most = max((a.microbatch for a in timeline.actions), default=0)
-    return bool(height >= 10 and boxes.any() and np.median(pixels[boxes]) >= text_width(str(most), _font(height)) + 2)
+    return bool(height >= 10 and stages.any() and np.median(pixels[stages]) >= text_width(str(most), _font(height)) + 2)
 
 
 def _numbers(timeline: Timeline, tasks: Indices, x: Scale, y: float, height: float) -> Iterator[Words]:

@@ -12,6 +12,7 @@ from grainline.schedule.causes import Causes
 from grainline.schedule.timeline import MemorySeries, Timeline
 
 TOLD = 0.01  # waits of less than this share of the step aren't told
+UNEXPLAINED = "room or runtime"
 MOST_ROWS, FEW_ROWS = 32, 12  # of more ranks than the first, only the least busy are told of
 
 
@@ -136,20 +137,24 @@ def _waits(timeline: Timeline, causes: Causes, rank: int) -> tuple[Wait, ...]:
 
 
 def _gap(timeline: Timeline, causes: Causes, task: int, free: float, start: float) -> dict[str, float]:
-    """The seconds from `free` to `start` by what they were spent waiting for."""
+    """The seconds from `free` to `start` by what they were waiting for: along the chain of causes, to a compute."""
+    found: dict[str, float] = defaultdict(float)
     late = [i for i in causes.inputs(task) if timeline.end[i] > free + causes.slack]
-    if not late:
-        return {"room or runtime": start - free}
-    last = max(late, key=lambda i: timeline.end[i])
-    end, action = float(timeline.end[last]), timeline.actions[last]
-    found = {"room or runtime": start - end}
-    if action.kind in SENDS:
-        begun = max(free, float(timeline.start[last]))
-        found[f"messages from rank {timeline.rank[last]}"] = end - begun
-        found[f"rank {timeline.rank[last]}"] = begun - free
-    else:
-        of = f"rank {timeline.rank[last]}" if action.kind in COMPUTE else _where(timeline, last)
-        found[of] = end - free
+    cause = max(late, key=lambda i: timeline.end[i], default=None)
+    until = start
+    seen: set[int] = set()
+    while cause is not None and cause not in seen and until > free + causes.slack:
+        seen.add(cause)
+        action, rank = timeline.actions[cause], timeline.rank[cause]
+        end = min(max(float(timeline.end[cause]), free), until)
+        found[UNEXPLAINED] += until - end
+        if action.kind in COMPUTE:
+            found[f"rank {rank}"] += end - free
+            return found
+        until = min(max(float(timeline.start[cause]), free), end)
+        found[f"messages from rank {rank}" if action.kind in SENDS else _where(timeline, cause)] += end - until
+        cause = causes.binding(cause)
+    found[UNEXPLAINED] += until - free
     return found
 
 

@@ -13,6 +13,9 @@ Plain = tuple[tuple[Task, ...], tuple[tuple[int, ...], ...]]
 
 def plain_tasks_of(schedule: Schedule) -> Plain:
     """Tasks and needs."""
+    for a in (a for actions in schedule.actions for a in actions):
+        if min(a.stage, a.microbatch, a.peer, a.peer_stage) < -1:
+            raise ScheduleError("a number below -1")
     tasks = list(_tasks(schedule))
     index = {place: i for i, task in enumerate(tasks) for place in task.places}
     find = _Finder(schedule, index)
@@ -136,6 +139,8 @@ class _Finder:
                 yield from self._all(action, Kind.T)
             case Kind.C_EMBED:
                 yield from self._all(action, Kind.EMBED)
+            case Kind.C0 | Kind.C_EMBED_GRAD if not 0 <= m < self.schedule.microbatches:
+                raise ScheduleError("there is no such micro-batch")
             case Kind.C0:
                 last = self.schedule.paths[m][-1]
                 yield self._find(last.rank, Kind.F, last.stage, m, f"rank {rank}: {action}")

@@ -25,7 +25,7 @@ import numpy as np
 from grainline.schedule.actions import COLLECTIVES, COMPUTE, COPIES, RECEIVES, SENDS, Action, Kind
 from grainline.schedule.columns import Columns, Index, Longs
 from grainline.schedule.graph import Ints, Ragged
-from grainline.schedule.inputs import action_at, action_name, inputs_of
+from grainline.schedule.inputs import action_at, action_name, inputs_of, refuse_nonsense
 from grainline.schedule.schedule import Schedule, ScheduleError
 
 WHATS = {
@@ -126,6 +126,7 @@ class Tasks:
 def tasks_of(schedule: Schedule) -> Tasks:
     """Lists → tasks. Raises ScheduleError where an action is doubled, or one that another needs is in no list."""
     actions = Columns.of(schedule.actions)
+    refuse_nonsense(schedule, actions)
     task = _number(schedule, actions)
     by_task = np.lexsort((actions.are(RECEIVES), task))
     rows = Ragged(_offsets(task, 1 + int(task.max(initial=-1))), by_task.astype(np.int32))

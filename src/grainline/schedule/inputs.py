@@ -39,7 +39,6 @@ GRADIENTS = (Kind.B, Kind.I, Kind.W, Kind.T, Kind.S, Kind.EMBED_GRAD, Kind.REDUC
 
 def inputs_of(schedule: Schedule, actions: Columns, task: Longs) -> Pairs:
     """`task[i]` is the task that row i of `actions` belongs to. Raises ScheduleError where an input is in no list."""
-    _refuse_doubles(schedule, actions)
     return _Inputs(schedule, actions, task).pairs()
 
 
@@ -117,11 +116,8 @@ class _Inputs:
 
     def hop(self, rows: Longs) -> Longs:
         """Where each row's micro-batch is on its path."""
+        self.refuse_microbatches(rows)
         of = self.actions.take(rows)
-        for i in np.flatnonzero((of.microbatch < 0) | (of.microbatch >= self.schedule.microbatches))[:1].tolist():
-            raise ScheduleError(
-                f"rank {of.rank[i]}: there is no micro-batch {of.microbatch[i]} of {self.schedule.microbatches}"
-            )
         found = self.hops.find(of.microbatch, of.stage)
         wrong = (found < 0) | (self.hops.rank[found] != of.rank) if len(self.hops.rank) else found < 0
         for i in np.flatnonzero(wrong)[:1].tolist():
@@ -129,6 +125,14 @@ class _Inputs:
                 f"rank {of.rank[i]}: micro-batch {of.microbatch[i]} doesn't visit stage {of.stage[i]} here"
             )
         return found
+
+    def refuse_microbatches(self, rows: Longs) -> None:
+        """Raises ScheduleError where a row's micro-batch isn't one."""
+        of = self.actions.take(rows)
+        for i in np.flatnonzero((of.microbatch < 0) | (of.microbatch >= self.schedule.microbatches))[:1].tolist():
+            raise ScheduleError(
+                f"rank {of.rank[i]}: there is no micro-batch {of.microbatch[i]} of {self.schedule.microbatches}"
+            )
 
     def from_hop(self, rows: Longs, hop: Longs, kinds: Kinds, receive: Kind) -> None:
         """Rows use the compute of another hop: straight where it is on their rank, else what was received of it."""
@@ -154,6 +158,7 @@ class _Inputs:
             (Kind.C_EMBED_GRAD, BACKWARDS, self.hops.first),
         ):
             rows = self.actions.rows([collective])
+            self.refuse_microbatches(rows)
             end = np.flatnonzero(is_end)[self.hops.path[self.actions.microbatch[rows]]]
             self.need(rows, kinds, self.hops.rank[end], self.hops.stage[end])
 
@@ -191,7 +196,11 @@ class _Hops:
         return self.by_stage.first(self.path[microbatch], stage)
 
 
-def _refuse_doubles(schedule: Schedule, actions: Columns) -> None:
+def refuse_nonsense(schedule: Schedule, actions: Columns) -> None:
+    """Raises ScheduleError where an action, messages apart, is there twice, or a number is below −1."""
+    numbers = np.stack([actions.stage, actions.microbatch, actions.peer, actions.peer_stage])
+    for row in np.flatnonzero((numbers < -1).any(axis=0)).tolist()[:1]:
+        raise ScheduleError(f"rank {actions.rank[row]}: {action_at(schedule, actions, row)!r} has a number below -1")
     rows = np.flatnonzero(~actions.are(MESSAGES))
     of = actions.take(rows)
     for row in Index(rows, of.rank, of.kind, of.stage, of.microbatch).doubled().tolist()[:1]:

@@ -6,6 +6,7 @@ EXHIBITS: dict[str, str] = {
     "ling2": "ling2",
     "modern-cpp": "modern_cpp",
     "quickstart": "quickstart",
+    "vocabulary-parallelism": "vocabulary_parallelism",
 }
 
 __all__ = ["EXHIBITS"]

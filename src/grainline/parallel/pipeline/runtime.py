@@ -39,7 +39,9 @@ TIMEOUT_SECONDS = 60.0
 class Passes(Protocol):
     """Further kinds of action, such as those of vocabulary parallelism, that work on a runtime's tensors."""
 
-    own_modules: tuple[str, ...]  # of which every rank has a part of its own
+    @property
+    def own_modules(self) -> tuple[str, ...]:
+        """Of which every rank has a part of its own."""
 
     def table(self, runtime: PipelineRuntime) -> Mapping[Kind, Do]:
         """What carries out each kind. It may use `runtime`'s `inputs`, `outputs` and `gradients`, run collectives with

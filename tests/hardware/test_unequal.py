@@ -525,6 +525,40 @@ def test_a_link_is_as_long_as_wanted_and_hands_on_what_it_gets() -> None:
             assert server.stdout.read().strip() == digest(bytes(range(256)) * 20000)
 
 
+GLOO = """
+import sys, time, torch, torch.distributed as dist
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method=f"tcp://{sys.argv[2]}:29500", rank=rank, world_size=2)
+tensor = torch.full((1000,), 1.0 + rank)
+dist.all_reduce(tensor)
+dist.barrier()
+start = time.perf_counter()
+(dist.send if rank == 0 else dist.recv)(tensor, 1 - rank)
+(dist.recv if rank == 0 else dist.send)(tensor, 1 - rank)
+print(float(tensor.sum()), time.perf_counter() - start)
+dist.destroy_process_group()
+"""
+
+
+@linux
+@pytest.mark.multiprocess
+def test_gloo_takes_the_link_as_any_other_network() -> None:
+    with linked(20e6, 0.02) as made:
+        env = {**os.environ, "GLOO_SOCKET_IFNAME": made.ends[0].interface, "OMP_NUM_THREADS": "1"}
+        started = [
+            subprocess.Popen(
+                end.command([sys.executable, "-c", GLOO, str(rank), made.ends[0].address]),
+                env=env,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for rank, end in enumerate(made.ends)
+        ]
+        said_by = [running.communicate(timeout=100)[0].split() for running in started]
+        assert [float(words[0]) for words in said_by] == [3000.0, 3000.0]
+        assert float(said_by[0][1]) >= 0.04  # there and back
+
+
 @linux
 @pytest.mark.parametrize("latency", [0.0, 0.01])
 def test_no_namespace_outlives_its_owner(latency: float) -> None:

@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from itertools import combinations, pairwise
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -440,3 +441,16 @@ def test_nothing_was_done() -> None:
     assert "empty" in draw(empty)
     assert summary(empty).startswith("empty, measured: 0 s")
     assert perfetto.trace(empty)["traceEvents"] == []
+
+
+def test_the_page_shows_what_its_code_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "timelines.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    [told] = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["summary"](names["timeline"]).replace("\N{NO-BREAK SPACE}", " ").startswith(told)
+    assert (tmp_path / "1f1b.svg").read_text() == (docs / "images" / "timeline.svg").read_text()
+    assert json.loads((tmp_path / "1f1b.json").read_text())["otherData"]["name"] == "1f1b"

@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 import grainline
+from grainline.cli import main
 from grainline.documents import Plan, Recipe
 from grainline.train import read_metrics, train
 from grainline.train.checkpoint import CheckpointFolder, CheckpointSource
@@ -117,3 +118,35 @@ def test_what_cannot_be_is_refused_by_key(folder: Path) -> None:
     assert "pipeline.cut can't be: a cut of 2 cells" in said["a cut of too few cells"]
     assert "there is no pipeline schedule '2f2b'" in said["no such schedule"]
     assert json.loads((folder / "said-1.json").read_text()).keys() == said.keys()
+
+
+def test_the_command_starts_its_own_ranks(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    options = ["--data", str(folder / "data"), "--set", "training.steps=2", "--set", "learning_rate.warmup_steps=0"]
+    command = ["train", str(folder / "recipe.toml"), "--out", str(folder / "typed"), *options]
+    assert main([*command, "--pipeline", "2", "--schedule", "zb-h1", "--cut", "4,2", "--json"]) == 0
+    said = capfd.readouterr()
+    assert json.loads(said.out)["steps"] == 2
+    assert 'schedule = "zb-h1"' in said.err
+    assert "2 ranks on cpu, a pipeline of 2 (zb-h1, 8 micro-batches, cells 4, 2)" in said.err
+    assert said.err.count("Done: ") == 1
+    assert main([*command, "--pipeline", "2", "--schedule", "2f2b", "--no-resume"]) == 2
+    assert capfd.readouterr().err.count("there is no pipeline schedule '2f2b'") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--cut", "4,2"], "--cut goes with --pipeline RANKS"),
+        (["--pipeline", "2", "--cut", "4;2"], "--cut 4;2: auto, equal, or how many cells each stage has"),
+        (["--pipeline", "0"], "pipeline.ranks"),
+        (["--pipeline", "2", "--plan", "PLAN"], "has a [pipeline] already"),
+    ],
+)
+def test_a_pipeline_that_is_not_asked_for_rightly(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Recipe.parse(TABLES).save(tmp_path / "recipe.toml")
+    Plan.parse({"pipeline": {"ranks": 2}}).save(tmp_path / "plan.toml")
+    options = [str(tmp_path / "plan.toml") if option == "PLAN" else option for option in options]
+    assert main(["train", str(tmp_path / "recipe.toml"), "--out", str(tmp_path / "run"), *options]) == 2
+    assert said in capsys.readouterr().err

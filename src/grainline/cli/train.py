@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json as json_module
 import os
+import sys
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
 
 from grainline.cli.arguments import Settings
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from grainline.documents import Plan
     from grainline.train import DryRun
 
 
@@ -20,6 +25,10 @@ def run(
     /,
     *,
     plan: Path | None = None,
+    pipeline: int | None = None,
+    schedule: str | None = None,
+    cut: str | None = None,
+    microbatches: int | None = None,
     out: Path | None = None,
     set: Settings = (),
     data: Path | None = None,
@@ -30,15 +39,21 @@ def run(
     """Train what a recipe asks for; stop and resume at any time.
 
     Ctrl-C finishes the step and saves. The same command goes on from there, and after a crash from the last checkpoint.
-    Under torchrun the same command trains on several processes. Recipes to begin with are in the repository's
-    examples/recipes, and the quickstart leaves its own in its folder.
+    Under torchrun the same command trains on several processes; those of a pipeline it starts by itself where torchrun
+    didn't. Recipes to begin with are in the repository's examples/recipes, and the quickstart leaves its own in its
+    folder.
 
       grainline train recipe.toml --set learning_rate.peak=0.002 --dry-run
       torchrun --nproc-per-node 2 -m grainline train recipe.toml
+      grainline train recipe.toml --pipeline 2 --schedule zb-h1
 
     Args:
         recipe: the recipe, a .toml or .json file
         plan: how the run is laid out on the hardware; default: decided from the machine
+        pipeline: ranks of a pipeline: short for a plan with one, which is printed
+        schedule: the pipeline's schedule; default: 1f1b
+        cut: cells of each of its stages, such as 4,3; or auto (by cost, the default), or equal
+        microbatches: that it cuts a batch into; default: 4 for each rank
         out: folder of the run; default: runs/ and the recipe's name
         set: one key of the recipe, as often as wanted
         data: folder for tokenizer and packed text that several runs share; default: in the run's folder
@@ -47,20 +62,57 @@ def run(
         json: print the result, or the dry run's figures, as one JSON object
     """
     from grainline.documents import Recipe
-    from grainline.train import dry_run as estimate
-    from grainline.train import train
 
     wanted = Recipe.load(recipe, set)
     folder = out if out is not None else Path("runs") / wanted.name
+    options = {"schedule": schedule, "cut": cut, "microbatches": microbatches}
+    layout = _plan(plan, pipeline, {key: value for key, value in options.items() if value is not None})
+    if pipeline is not None and _speaks():
+        print(tomli_w.dumps({"pipeline": layout.tables()["pipeline"]}), file=sys.stderr)
     if dry_run:
-        found = estimate(wanted, plan, out=folder, data=data)
+        from grainline.train import dry_run as estimate
+
+        found = estimate(wanted, layout, out=folder, data=data)
         if _speaks():
             _print_dry_run(found, json)
         return 1 if found.shortages else 0
-    result = train(wanted, plan, out=folder, resume=not no_resume, data=data)
+    if layout.pipeline is not None and "WORLD_SIZE" not in os.environ:
+        from grainline.cli.spawn import run_ranks
+
+        with tempfile.TemporaryDirectory() as scratch:
+            written = Path(scratch) / "plan.toml"
+            layout.save(written)
+            same = ["train", str(recipe), "--plan", str(written), "--out", str(folder)]
+            same += [word for assignment in set for word in ("--set", assignment)]
+            same += [] if data is None else ["--data", str(data)]
+            same += ["--no-resume"] * no_resume + ["--json"] * json
+            return run_ranks(same, layout.pipeline.ranks * layout.layout.data_parallel)
+    from grainline.train import train
+
+    result = train(wanted, layout, out=folder, resume=not no_resume, data=data)
     if json and _speaks():
         print(json_module.dumps(result.as_dict(), indent=2))
     return 0
+
+
+def _plan(file: Path | None, ranks: int | None, options: dict[str, Any]) -> Plan:
+    """The plan of a file, with a pipeline of so many ranks if that was asked for."""
+    from grainline.documents import GrainlineError, Plan
+
+    plan = Plan() if file is None else Plan.load(file)
+    if ranks is None:
+        if options:
+            raise GrainlineError(f"--{next(iter(options))} goes with --pipeline RANKS.")
+        return plan
+    if plan.pipeline is not None:
+        raise GrainlineError(f"{file}: has a [pipeline] already; leave out --pipeline, or take it out of the file.")
+    cut = options.get("cut", "auto")
+    if cut not in ("auto", "equal"):
+        try:
+            options |= {"cut": [int(cells) for cells in cut.split(",")]}
+        except ValueError:
+            raise GrainlineError(f"--cut {cut}: auto, equal, or how many cells each stage has, such as 4,3.") from None
+    return Plan.parse(plan.tables() | {"pipeline": {"ranks": ranks, **options}}, where="--pipeline")
 
 
 def _speaks() -> bool:
@@ -87,6 +139,7 @@ def _table(found: DryRun) -> Table:
     from grainline.train.estimate import UTILISATION
 
     need, execution = found.estimate, found.plan.execution
+    stages = 1 if found.plan.pipeline is None else found.plan.pipeline.ranks
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
@@ -98,7 +151,7 @@ def _table(found: DryRun) -> Table:
         found.compute,
         f"{execution.device}, {counts(execution.threads or 1, 'thread')}, "
         f"{counts(execution.micro_batch_sequences or 1, 'sequence')} per pass, "
-        f"{counts(found.plan.layout.data_parallel, 'rank')}",
+        f"{counts(found.plan.layout.data_parallel * stages, 'rank')}",
     )
     memory, disk = need.memory, need.disk
     table.add_row("memory per rank", _size(memory.total), f"of {_size(found.free_memory_bytes)} free")

@@ -18,7 +18,7 @@ from grainline.train.decide import Decision, decide, estimate_run, free_memory_b
 from grainline.train.documents import read_plan, read_recipe
 from grainline.train.estimate import Estimate
 from grainline.train.files import RunFolder
-from grainline.train.foresee import foreseen_model
+from grainline.train.foresee import check_pipeline, foreseen_model
 from grainline.train.speed import PASSES, measured_tokens_per_second
 
 LONGEST_SECONDS = 10.0
@@ -86,6 +86,8 @@ def dry_run(
     refuse_inside(files.out, recipe.data.text)
     check_shares(recipe, plan, ranks)
     config = foreseen_model(recipe)
+    if plan.pipeline is not None:
+        check_pipeline(recipe, plan.pipeline, config, ranks)
     machine = look(disk=files.out)
     decision = decide(recipe, plan, config, machine, ranks, files.read_run())
     data_bytes = foreseen_bytes(recipe, Path(data) if data else files.data)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from grainline.documents import GrainlineError, ModelConfig, Recipe
+from grainline.documents.plan import Pipeline
 from grainline.models import formats
 from grainline.models.dial import config_for_depth
 from grainline.models.locate import load_config, locate
+from grainline.parallel import Ranks
+from grainline.parallel.pipeline.resolve import resolve
+from grainline.train.batches import microbatches
 
 
 def foreseen_model(recipe: Recipe) -> ModelConfig:
@@ -26,6 +30,12 @@ def foreseen_model(recipe: Recipe) -> ModelConfig:
     check_sizes(config, length, tokens)
     formats.config_to_hf(config)
     return config
+
+
+def check_pipeline(recipe: Recipe, pipeline: Pipeline, config: ModelConfig, ranks: Ranks) -> None:
+    """Raise GrainlineError if this model can't be cut, or these micro-batches scheduled, as the plan says."""
+    count = microbatches(recipe, pipeline, ranks.world // pipeline.ranks)
+    resolve(pipeline.model_copy(update={"microbatches": count}), config)
 
 
 def check_sizes(config: ModelConfig, sequence_length: int, tokens: int | None) -> None:

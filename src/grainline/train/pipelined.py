@@ -83,6 +83,14 @@ class Pipelined:
         return sums
 
     @property
+    def description(self) -> str:
+        """For people: schedule and cut."""
+        cells = ", ".join(str(len(cells)) for cells in self.training.stages)
+        schedule, grid = self.training.schedule, self.connection.grid
+        copies = f"{grid.replicas} pipelines" if grid.replicas > 1 else "a pipeline"
+        return f"{copies} of {grid.ranks} ({schedule.name}, {schedule.microbatches} micro-batches, cells {cells})"
+
+    @property
     def _largest(self) -> int:
         """Sequences in a micro-batch, at most."""
         return -(-self.recipe.batch_sequences // (self.training.schedule.microbatches * self.connection.grid.replicas))

@@ -23,10 +23,11 @@ from grainline.train.decide import Decision, decide, estimate_run, free_memory_b
 from grainline.train.documents import read_plan, read_recipe
 from grainline.train.files import RunFolder, write_down
 from grainline.train.finish import finish
-from grainline.train.foresee import foreseen_model
+from grainline.train.foresee import check_pipeline, foreseen_model
 from grainline.train.guard import Guard
 from grainline.train.loop import Loop
 from grainline.train.metrics import MetricsLog, open_tensorboard
+from grainline.train.pipelined import Pipelined
 from grainline.train.progress import Reporter
 from grainline.train.result import TrainResult
 from grainline.train.setup import Setup, set_up
@@ -88,7 +89,9 @@ def _claim(
         done = TrainResult.load(files.result) if files.model.is_dir() else None
         if done is not None:
             return done
-    foreseen_model(recipe)
+    config = foreseen_model(recipe)
+    if plan.pipeline is not None:
+        check_pipeline(recipe, plan.pipeline, config, ranks)
     if not resume:
         files.clear()
     return None
@@ -191,6 +194,8 @@ def _intention(setup: Setup, decision: Decision, config: ModelConfig, corpus: Co
     where = (
         f"{setup.ranks.world} ranks on {setup.ranks.device.type}" if setup.ranks.world > 1 else str(setup.ranks.device)
     )
+    if isinstance(setup.work, Pipelined):
+        where += f", {setup.work.description}"
     epochs = training.steps * setup.recipe.batch_sequences / len(corpus.train)
     times = f"{epochs:.2g}" if epochs < 10 else f"{epochs:,.0f}"
     return (

@@ -1,0 +1,67 @@
+"""Several processes of one command on this machine, as torchrun would start them, for those who have no cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+STOP_SECONDS = 15.0
+"""What the others have to end by themselves when one has failed: they hear of it and say so."""
+
+POLL_SECONDS = 0.1
+
+
+def run_ranks(arguments: Sequence[str], ranks: int) -> int:
+    """Run `grainline ARGUMENTS` in so many processes that find each other; returns the worst exit code.
+
+    Signals are the processes' to handle: Ctrl-C reaches them from the terminal, SIGTERM is passed on to them. When one
+    fails, the others are ended after a moment.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    world |= {"LOCAL_WORLD_SIZE": str(ranks)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "grainline", *arguments],
+            env=os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(ranks)
+    ]
+    with _signals_passed_on(started):
+        failed_at: float | None = None
+        while any(process.poll() is None for process in started):
+            time.sleep(POLL_SECONDS)
+            if failed_at is None and any(process.poll() for process in started):
+                failed_at = time.monotonic()
+            if failed_at is not None and time.monotonic() - failed_at > STOP_SECONDS:
+                for process in started:
+                    process.kill()
+    codes = [process.returncode for process in started]
+    # A rank that was killed has a negative code; one that says what is wrong has a better one.
+    return next((code for code in codes if code > 0), next((1 for code in codes if code < 0), 0))
+
+
+@contextlib.contextmanager
+def _signals_passed_on(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    def pass_on(number: int, frame: object) -> None:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),  # the terminal sends it to all of the group
+        signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

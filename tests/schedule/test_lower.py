@@ -1,11 +1,13 @@
 """lower, then simulate: closed forms of whole schedules, messages, collectives, and memory by hand."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grainline.hardware.shorthand import cluster_of
+from grainline.hardware.topology import topology
 from grainline.schedule import (
     Action,
     Costs,
@@ -161,63 +163,62 @@ def test_a_rank_needs_room() -> None:
         peak(gpipe(1, 2), one_cost(kept_bytes=7.0), capacity_bytes={0: 13.0})
 
 
-def collective(action: Action, after: Action, ranks: int) -> tuple[float, dict[str, float]]:
-    """Seconds and link bytes of one collective of all ranks, after something on each that takes no time."""
-    lists = [(replace(after, stage=rank if after.stage >= 0 else -1), action) for rank in range(ranks)]
-    costs = Costs(
-        lambda stage, rank: StageCost({Kind.F: 0.0}),
-        collective_bytes={action.kind: 12.0},
-        rank_seconds={Kind.EMBED: 0.0},
-    )
-    schedule = Schedule("one collective", straight_paths(range(ranks), 1), tuple(lists))
-    found = simulate(lower(schedule, costs, Network.uniform(ranks, latency_seconds=0.5, bytes_per_second=4.0)))
-    return found.makespan, dict(found.link_bytes)
+def collective(action: Action, ranks: int) -> tuple[float, dict[str, float]]:
+    """Seconds and link bytes of one collective of all ranks: before everything if it is the embedding's, else after."""
+    step = add_messages(gpipe(ranks, 1)).actions
+    embedding = action.kind is Kind.C_EMBED
+    lists = [(Action(Kind.EMBED, -1, 0), action, *each) if embedding else (*each, action) for each in step]
+    costs = replace(equal_costs(), collective_bytes={action.kind: 12.0}, rank_seconds={Kind.EMBED: 0.0})
+    network = Network.uniform(ranks, latency_seconds=0.5, bytes_per_second=4.0)
+    found = simulate(lower(gpipe(ranks, 1).with_actions(lists), costs, network))
+    (task,) = [i for i, one in enumerate(found.actions) if one == action]
+    return found.end[task] - found.start[task], dict(found.link_bytes)
 
 
 def test_a_sum_at_all_takes_what_a_ring_takes() -> None:
-    seconds, moved = collective(Action(Kind.REDUCE, 0), Action(Kind.F, 0, 0), ranks=3)
+    seconds, moved = collective(Action(Kind.REDUCE, 0), ranks=3)
     assert seconds == pytest.approx(2 * 2 * 0.5 + 2 * 2 / 3 * 12.0 / 4.0, rel=1e-12)
     assert set(moved.values()) == {16.0}
-    assert collective(Action(Kind.REDUCE, 0), Action(Kind.F, 0, 0), ranks=1)[0] == 0.0
+    assert collective(Action(Kind.REDUCE, 0), ranks=1)[0] == 0.0
 
 
 @pytest.mark.parametrize(
-    ("kind", "after", "hops"),
+    ("kind", "hops"),
     [
-        (Kind.C_EMBED, Action(Kind.EMBED, -1, 0), ["1→2", "2→0"]),  # a sum that ends at the first stage's rank
-        (Kind.C0, Action(Kind.F, 0, 0), ["2→0", "0→1"]),  # a copy that begins at the last stage's
+        (Kind.C0, ["2→0", "0→1"]),  # a copy that begins at the last stage's rank
+        (Kind.C_EMBED, ["1→2", "2→0"]),  # a sum that ends at the first stage's
     ],
 )
-def test_an_open_ring_sends_all_over_every_hop(kind: Kind, after: Action, hops: list[str]) -> None:
-    seconds, moved = collective(Action(kind, -1, 0), after, ranks=3)
+def test_an_open_ring_sends_all_over_every_hop(kind: Kind, hops: list[str]) -> None:
+    seconds, moved = collective(Action(kind, -1, 0), ranks=3)
     assert seconds == pytest.approx(2 * 0.5 + 12.0 / 4.0, rel=1e-12)
     crossed = {f"rank {hop[0]} out" for hop in hops} | {f"rank {hop[2]} in" for hop in hops}
     assert moved == {link: 12.0 if link in crossed else 0.0 for link in moved}
 
 
-@dataclass(frozen=True)
-class Wire:
-    name: str
-    bytes_per_second: float
-    latency_seconds: float
-
-
-@dataclass(frozen=True)
-class Switched:
-    """Three devices; all go over one wire that they share, whose way from device 2 has another before it."""
-
-    wires: tuple[Wire, ...] = (Wire("shared", 10.0, 0.25), Wire("slow", 2.0, 0.5))
-
-    def route(self, a: int, b: int) -> tuple[int, ...]:
-        return (1, 0) if a == 2 else (0,)
-
-
-def test_a_network_of_a_topology_adds_latencies_and_shares_wires() -> None:
-    network = Network.of(Switched(), devices=(2, 1, 1))  # type: ignore[arg-type]
-    assert network.route(0, 1) == (0.75, (1, 0))
-    assert network.route(1, 0) == (0.25, (0,))
+def test_a_network_of_a_topology_crosses_its_wires() -> None:
+    drawn = topology(cluster_of("2xA100-80 + 2xA10G"))
+    devices = (3, 0, 0, 2)
+    network = Network.of(drawn, devices)
+    assert [link.bytes_per_second for link in network.links] == [wire.bytes_per_second for wire in drawn.wires]
+    for source, one in enumerate(devices):
+        for target, other in enumerate(devices):
+            latency_seconds, links = network.route(source, target)
+            assert links == drawn.route(one, other)
+            assert latency_seconds == pytest.approx(drawn.latency_seconds(one, other), rel=1e-12)
+        assert tuple(route.links for route in network.host[source]) == drawn.host_routes(one)
     assert network.route(1, 2) == (0.0, ())  # on one device
-    assert [link.name for link in network.links] == ["shared", "slow"]
+    assert network.route(0, 1).links != network.route(1, 0).links
+    assert len(network.host) == 4
+    found = simulate(lower(add_messages(gpipe(4, 2)), equal_costs(1.0, 2.0, output_bytes=1e9), network))
+    assert sum(moved > 0 for moved in found.link_bytes.values()) >= 2
+    assert found.makespan > 5 * 3.0
+
+
+def test_lists_without_messages_are_refused_where_messages_take_time() -> None:
+    with pytest.raises(ScheduleError, match=r"rank 0: B0.0 uses rank 1: B1.0, and no message carries it: add_"):
+        lower(gpipe(2, 1), equal_costs(), Network.uniform(2, 0.0, 1.0))
+    assert simulate(lower(gpipe(1, 1), equal_costs(), Network.uniform(1, 0.0, 1.0))).makespan == 3.0
 
 
 def test_overlap_slows_compute_at_both_ends_while_a_message_travels() -> None:
@@ -257,7 +258,8 @@ def test_passes_of_no_stage_may_differ_by_rank() -> None:
 
 
 def test_a_collective_takes_what_costs_say_besides_its_time_on_links() -> None:
-    schedule = gpipe(2, 1).with_actions([(*actions, Action(Kind.REDUCE, 0)) for actions in gpipe(2, 1).actions])
+    schedule = add_messages(gpipe(2, 1))
+    schedule = schedule.with_actions([(*actions, Action(Kind.REDUCE, 0)) for actions in schedule.actions])
     costs = replace(equal_costs(), rank_seconds={Kind.REDUCE: 7.0}, collective_bytes={Kind.REDUCE: 10.0})
     found = simulate(lower(schedule, costs, Network.uniform(2, 0.5, 10.0)))
-    assert found.makespan == 6.0 + 7.0 + 2 * 0.5 + 1.0
+    assert found.makespan == 6.0 + 2 * 0.5 + 7.0 + 2 * 0.5 + 1.0

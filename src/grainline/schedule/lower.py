@@ -41,9 +41,12 @@ def lower(
     bound where nothing is said. `count_received=False` leaves received tensors out of memory. While a message or a
     collective of a rank is under way, its compute runs at `overlap_speed` (several at once multiply).
 
-    Raises ScheduleError where an action has no cost, or a rank offloads and the network has no way to its host.
+    Raises ScheduleError where an action has no cost, a rank offloads and the network has no way to its host, or lists
+    without messages meet a network on which messages would take time.
     """
     tasks = tasks_of(schedule)
+    if network.links:
+        _refuse_bare(tasks)
     table = StageTable.of(costs, tasks.actions)
     messages, kept = _message_bytes(tasks, table), kept_by_forward(tasks.columns, table)
     crossings = _crossings(tasks, costs, network, messages, kept)
@@ -70,6 +73,19 @@ def lower(
         rank=tasks.columns.rank.astype(np.int32),
         interference=_interference(tasks, overlap_speed),
     )
+
+
+def _refuse_bare(tasks: Tasks) -> None:
+    """Raises ScheduleError where a rank's compute uses another's and nothing carries it there."""
+    of = tasks.columns
+    user = np.repeat(np.arange(len(tasks)), np.diff(tasks.waits_for.offsets))
+    used = tasks.waits_for.values
+    is_compute = of.are(OF_STAGE)
+    bare = is_compute[user] & is_compute[used] & (of.rank[user] != of.rank[used])
+    for i in np.flatnonzero(bare)[:1].tolist():
+        raise ScheduleError(
+            f"{tasks.name(user[i])} uses {tasks.name(used[i])}, and no message carries it: add_messages puts them in"
+        )
 
 
 def _message_bytes(tasks: Tasks, table: StageTable) -> Floats:

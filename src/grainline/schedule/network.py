@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from grainline.schedule.graph import Link
@@ -26,8 +27,8 @@ HERE = Route(0.0, ())
 class Network:
     """Links, and who crosses which. A rank's way to itself crosses nothing and takes no time.
 
-    `host[r]` are the ways from rank r to its host's memory and back, for activations that wait there; without them,
-    copies to the host are refused by `lower`.
+    `host[r]` are the ways from rank r to its host's memory and back, for activations that wait there; without them
+    `lower` refuses such copies.
     """
 
     links: tuple[Link, ...]
@@ -52,20 +53,21 @@ class Network:
 
     @classmethod
     def of(cls, topology: Topology, devices: Sequence[int]) -> Network:
-        """Rank r runs on device `devices[r]` of the topology. Latencies of the wires on a way add up."""
-        wires = topology.wires
-        known: dict[tuple[int, int], Route] = {}
+        """Rank r runs on device `devices[r]` of the topology. Latencies of the wires on a way add up.
 
-        def between(source: int, target: int) -> Route:
-            ends = devices[source], devices[target]
-            if ends[0] == ends[1]:
-                return HERE
-            if ends not in known:
-                crossed = topology.route(*ends)
-                known[ends] = Route(sum(wires[i].latency_seconds for i in crossed), tuple(crossed))
-            return known[ends]
+        GrainlineError where two ranks that have something to say to each other have no way.
+        """
 
-        return cls(tuple(Link(wire.name, wire.bytes_per_second) for wire in wires), between)
+        def over(wires: tuple[int, ...]) -> Route:
+            return Route(sum(topology.wires[i].latency_seconds for i in wires), wires)
+
+        links = tuple(Link(wire.name, wire.bytes_per_second) for wire in topology.wires)
+        hosts = {device: topology.host_routes(device) for device in devices}
+        return cls(
+            links,
+            cache(lambda source, target: over(topology.route(devices[source], devices[target]))),
+            tuple((over(hosts[device][0]), over(hosts[device][1])) for device in devices),
+        )
 
     def with_host(self, ranks: int, bytes_per_second: float, latency_seconds: float = 0.0) -> Network:
         """The same, and for each rank a link of its own to host memory, and one back."""

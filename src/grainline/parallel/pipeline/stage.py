@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from grainline.documents.recipe import Loss
-from grainline.models.cells import Batch, Carry
+from grainline.models.cells import Batch, Carry, Tally, run_cell
 from grainline.models.loss import LossSums, run_cells
 from grainline.models.model import Model
 from grainline.parallel.pipeline.boundary import Cells
@@ -53,12 +54,15 @@ class Stage:
         """What is left for the next stage, this stage's part of the objective if it has one, and its sums."""
         if not self.cells:
             return entered, None, None
-        left, sums = run_cells(self.model, self.cells, batch, entered)
         if not self.has_terms:
-            return left, None, None
+            tally = Tally()
+            for cell in self.cells:
+                entered = run_cell(cell, self.model, batch, entered, tally)
+            return entered, None, None
+        left, sums = run_cells(self.model, self.cells, batch, entered)
         return left, sums.objective(self.loss, self.batch_tokens), sums
 
-    @property
+    @cached_property
     def has_terms(self) -> bool:
         """Whether any cell adds to the loss: a head, or a router."""
         config = self.model.config

@@ -88,7 +88,7 @@ class Timeline:
         peaks = {series.tier: series.peak_bytes for series in self.memory}
         return np.array([peaks.get(rank_tier(rank), 0.0) for rank in range(self.ranks)])
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """As JSON, whole or not at all. Floats come back as they were."""
         actions = [(a.kind.value, a.stage, a.microbatch, a.peer, a.peer_stage) for a in self.actions]
         memory = [
@@ -114,13 +114,13 @@ class Timeline:
             "memory": memory,
             "link_bytes": dict(self.link_bytes),
         }
-        write_atomically(path, json.dumps(found, ensure_ascii=False) + "\n")
+        write_atomically(Path(path), json.dumps(found, ensure_ascii=False) + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> Timeline:
+    def load(cls, path: str | Path) -> Timeline:
         """What `save` wrote. GrainlineError where the file isn't there or isn't one of them."""
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            found: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
             if found["schema_version"] != SCHEMA_VERSION:
                 raise GrainlineError(f"{path}: a timeline of version {found['schema_version']}, not {SCHEMA_VERSION}.")
             return cls(

@@ -6,10 +6,9 @@ cluster's device types with a share of them that is reached in practice; both sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
 
 from grainline.documents import GrainlineError, ModelConfig
 from grainline.documents.cluster import DeviceType, Source
@@ -71,45 +70,39 @@ class Speed:
 
 
 def cell_cost(config: ModelConfig, cell: Cell, batch: MicroBatch, speed: Speed) -> StageCost:
-    """A cell as a stage of its own.
-
-    Output layers are not computed again: recomputation would only make their gradients twice (arXiv 2510.22115,
-    section 5, keeps MTP's logits for the same reason). So R costs nothing there, and `input_bytes` is all they keep.
-    """
+    """A cell as a stage of its own."""
     work = work_of(config, cell, batch)
-    forward, inputs, weights = (speed.seconds(ops) for ops in (work.forward, work.input_gradient, work.weight_gradient))
-    is_head = cell.kind in ("head", "mtp_head")
-    kept = memory.kept_bytes(config, cell, batch)
+    inputs, weights = speed.seconds(work.input_gradient), speed.seconds(work.weight_gradient)
     return StageCost(
         {
-            Kind.F: forward,
+            Kind.F: speed.seconds(work.forward),
             Kind.B: inputs + weights,
             Kind.I: inputs,
             Kind.W: weights,
-            Kind.R: 0.0 if is_head else forward,
+            Kind.R: speed.seconds(work.again),
         },
         output_bytes=memory.output_bytes(config, cell, batch),
-        kept_bytes=kept,
-        input_bytes=kept if is_head else memory.input_bytes(config, cell, batch),
+        kept_bytes=memory.kept_bytes(config, cell, batch),
+        input_bytes=memory.input_bytes(config, cell, batch),
         queued_bytes=memory.queued_bytes(config, cell, batch),
     )
 
 
-def stage_cost(cells: Sequence[Cell], costs: Sequence[StageCost], passing_bytes: float) -> StageCost:
+def stage_cost(cells: Sequence[StageCost], passing_bytes: float) -> StageCost:
     """Cells one after another as one stage; one without cells passes on the `passing_bytes` it is given."""
     if not cells:
         return StageCost(dict.fromkeys((Kind.F, Kind.B, Kind.I, Kind.W, Kind.R), 0.0), output_bytes=passing_bytes)
-    seconds = {kind: sum(cost.seconds[kind] for cost in costs) for kind in costs[0].seconds}
-    # Where the stage is computed again, it keeps what its first cell is given, and all that its output layers keep.
-    heads = [cell.kind in ("head", "mtp_head") for cell in cells]
-    held = sum(cost.input_bytes for cost, is_head in zip(costs, heads, strict=True) if is_head)
     return StageCost(
-        seconds,
-        output_bytes=costs[-1].output_bytes,
-        kept_bytes=sum(cost.kept_bytes for cost in costs),
-        input_bytes=held + (0.0 if heads[0] else costs[0].input_bytes),
-        queued_bytes=sum(cost.queued_bytes for cost in costs),
+        {kind: sum(cell.seconds[kind] for cell in cells) for kind in cells[0].seconds},
+        output_bytes=cells[-1].output_bytes,
+        kept_bytes=sum(cell.kept_bytes for cell in cells),
+        input_bytes=cells[0].input_bytes,
+        queued_bytes=sum(cell.queued_bytes for cell in cells),
     )
+
+
+OfCell = Callable[[Cell, int], StageCost]
+"""A cell on a rank → its cost, as a stage of its own."""
 
 
 def costs_for(
@@ -117,28 +110,42 @@ def costs_for(
     stages: Sequence[Sequence[Cell]],
     held: Sequence[Sequence[int]],
     batch: MicroBatch,
+    of_cell: OfCell,
     speeds: Sequence[Speed],
-    optimizer: Literal["muon", "adamw"] = "adamw",
+    optimizer: memory.OptimizerKind = "adamw",
+    *,
+    tables: bool = True,
 ) -> Costs:
-    """Costs of a cut. `stages[s]` are its cells, `held[r]` the stages of rank r, `speeds[r]` how fast rank r is."""
+    """Costs of a cut. `stages[s]` are its cells, `held[r]` the stages of rank r, `speeds[r]` how fast rank r is.
 
-    @cache
-    def of_cell(cell: Cell, rank: int) -> StageCost:
-        return cell_cost(config, cell, batch, speeds[rank])
-
+    `of_cell` is `cells_at(config, batch, speeds)`, or what somebody has measured. Without `tables` the
+    vocabulary's parameters are left out.
+    """
     passing = [0.0]
     for cells in stages:
         passing.append(memory.output_bytes(config, cells[-1], batch) if cells else passing[-1])
 
     @cache
     def stage(s: int, rank: int) -> StageCost:
-        return stage_cost(stages[s], [of_cell(cell, rank) for cell in stages[s]], passing[s])
+        return stage_cost([of_cell(cell, rank) for cell in stages[s]], passing[s])
 
     static, update = {}, {}
     for rank, of_rank in enumerate(held):
-        parameters = memory.parameters_of_all(config, (cell for s in of_rank for cell in stages[s]))
+        own = (cell for s in of_rank for cell in stages[s])
+        parameters = memory.parameters_of_all(config, own, tables=tables)
         state = memory.state_bytes(parameters, optimizer)
         static[rank] = state.total
         # Parameters and state are read and written, gradients read.
-        update[rank] = (2 * (state.parameters + state.optimizer) + state.gradients) / speeds[rank].bytes_per_second
-    return Costs(stage, static_bytes=static, rank_seconds={Kind.UPDATE: max(update.values(), default=0.0)})
+        moved = 2 * (state.parameters + state.optimizer) + state.gradients
+        update[Kind.UPDATE, rank] = moved / speeds[rank].bytes_per_second
+    return Costs(stage, static_bytes=static, seconds_on=update)
+
+
+def cells_at(config: ModelConfig, batch: MicroBatch, speeds: Sequence[Speed]) -> OfCell:
+    """By roofline, of each cell on each rank once."""
+
+    @cache
+    def of_cell(cell: Cell, rank: int) -> StageCost:
+        return cell_cost(config, cell, batch, speeds[rank])
+
+    return of_cell

@@ -17,6 +17,9 @@ from grainline.schedule.cells import Cell
 PARAMETER = 4  # bytes: parameters, their gradients and the optimiser's state are float32
 INDEX = 8  # bytes of an id or a place
 
+OptimizerKind = Literal["muon", "adamw"]
+TABLES = ("embedding", "head")  # parameters with a row for each token of the vocabulary
+
 LONGEST_WRITTEN_SCORES = 512
 """Sequences up to which attention on CPUs in bfloat16 writes its scores out (kernels/short_attention.py)."""
 
@@ -66,8 +69,8 @@ def input_bytes(config: ModelConfig, cell: Cell, batch: MicroBatch) -> float:
     """What a cell must be given to be computed again."""
     if cell.kind == "embedding":
         return INDEX * float(batch.tokens)
-    hidden = batch.width * config.hidden_size
-    return hidden * (batch.tokens_of(cell) if cell.kind == "mtp_head" else batch.tokens)
+    further = batch.tokens_of(cell) if cell.kind == "mtp_head" else 0.0
+    return batch.width * config.hidden_size * (batch.tokens + further)
 
 
 def kept_bytes(config: ModelConfig, cell: Cell, batch: MicroBatch) -> float:
@@ -139,20 +142,20 @@ class StateBytes:
         return self.parameters + self.gradients + self.optimizer
 
 
-def state_bytes(parameters: Mapping[str, int], optimizer: Literal["muon", "adamw"]) -> StateBytes:
+def state_bytes(parameters: Mapping[str, int], optimizer: OptimizerKind) -> StateBytes:
     """Of parameters by name (`parameters_of`): AdamW keeps two values for each, Muon one, and two for tables."""
     count = sum(parameters.values())
-    tables = sum(n for name, n in parameters.items() if name in ("embedding", "head"))
+    tables = sum(n for name, n in parameters.items() if name in TABLES)
     values = 2 * count if optimizer == "adamw" else count + tables
     return StateBytes(PARAMETER * count, PARAMETER * count, PARAMETER * values)
 
 
-def parameters_of_all(config: ModelConfig, cells: Iterable[Cell]) -> dict[str, int]:
-    """Of several cells on one rank; shared ones once."""
+def parameters_of_all(config: ModelConfig, cells: Iterable[Cell], *, tables: bool = True) -> dict[str, int]:
+    """Of several cells on one rank, shared ones once; without `tables` the vocabulary's are somebody else's."""
     found: dict[str, int] = {}
     for cell in cells:
         found |= parameters_of(config, cell)
-    return found
+    return found if tables else {name: count for name, count in found.items() if name not in TABLES}
 
 
 def _block_parameters(config: ModelConfig, layer: int) -> int:

@@ -23,22 +23,34 @@ class Op:
 
 @dataclass(frozen=True)
 class Passes:
-    """Ops of the forward, and of the two halves of the backward."""
+    """Ops of the forward, of the two halves of the backward, and of a forward more where there is recomputation."""
 
     forward: tuple[Op, ...] = ()
     input_gradient: tuple[Op, ...] = ()
     weight_gradient: tuple[Op, ...] = ()
+    again: tuple[Op, ...] = ()
 
     def __add__(self, other: Passes) -> Passes:
         return Passes(
             self.forward + other.forward,
             self.input_gradient + other.input_gradient,
             self.weight_gradient + other.weight_gradient,
+            self.again + other.again,
         )
+
+    @classmethod
+    def of(
+        cls,
+        forward: tuple[Op, ...] = (),
+        input_gradient: tuple[Op, ...] = (),
+        weight_gradient: tuple[Op, ...] = (),
+    ) -> Passes:
+        """The usual: what is run again is the forward."""
+        return cls(forward, input_gradient, weight_gradient, forward)
 
     @property
     def flops(self) -> float:
-        """Of all three."""
+        """Of all but recomputation."""
         return sum(op.flops for op in self.forward + self.input_gradient + self.weight_gradient)
 
 
@@ -71,7 +83,7 @@ def linear(rows: float, inner: int, outer: int, batch: MicroBatch, matrices: flo
     narrow, wide = (weights * (PARAMETER + width),) * 2 if width != PARAMETER else (0.0, 0.0)
     product = Op(flops, width * (values + weights))
     added = Op(0, wide + 3 * PARAMETER * weights)  # two read, one written
-    return Passes((*_ops(narrow), product), (product,), (product, added))
+    return Passes.of((*_ops(narrow), product), (product,), (product, added))
 
 
 def _ops(moved: float) -> tuple[Op, ...]:
@@ -80,7 +92,7 @@ def _ops(moved: float) -> tuple[Op, ...]:
 
 def _passes(forward: float, backward: float | None = None) -> Passes:
     """Of ops without products: bytes forward, and backward (default: half as much again)."""
-    return Passes(_ops(forward), _ops(1.5 * forward if backward is None else backward))
+    return Passes.of(_ops(forward), _ops(1.5 * forward if backward is None else backward))
 
 
 def _norm(rows: float, size: int, width: int) -> Passes:
@@ -94,18 +106,21 @@ def _embedding(config: ModelConfig, batch: MicroBatch) -> Passes:
     look_up = Op(0, rows * (PARAMETER + batch.width))
     # The gradient is as large as the table: cleared, its rows written, added to what is there.
     gradient = Op(0, rows * (batch.width + 2 * PARAMETER) + 4 * PARAMETER * table)
-    return Passes((look_up,), (), (gradient,))
+    return Passes.of((look_up,), (), (gradient,))
 
 
 def _head(config: ModelConfig, rows: float, batch: MicroBatch) -> Passes:
-    """Output layer and loss in one op: all three products in the forward, as kernels/cross_entropy.py has them."""
+    """Output layer and loss in one op: all three products in the forward, as kernels/cross_entropy.py has them.
+
+    Where it is computed again, only one of the two forwards makes gradients; the other is the logits alone.
+    """
     product = linear(rows, config.hidden_size, config.vocab_size, batch)
     table = float(config.vocab_size * config.hidden_size)
     softmax = Op(0, 4 * PARAMETER * rows * config.vocab_size)  # float32 logits: maximum, exponentials, sum, gradient
     made = (*product.forward, softmax, *product.input_gradient, product.weight_gradient[0])
     scaled = Op(0, 2 * rows * config.hidden_size * batch.width)
     added = Op(0, 5 * PARAMETER * table)  # scaled, then added to what is there
-    return Passes(made, (scaled,), (added,))
+    return Passes(made, (scaled,), (added,), (*product.forward, softmax))
 
 
 def _block(config: ModelConfig, layer: int, tokens: float, batch: MicroBatch) -> Passes:
@@ -142,7 +157,7 @@ def _attention(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
         scores = 4 * tokens * a.heads * batch.length * width  # written, made to sum to one, read
     seen = Op(flops, tokens * (q + k + v + out) * width + scores)
     back = Op(2 * flops, 2 * tokens * (q + k + v + out) * width + 2 * scores)
-    return found + Passes((seen,), (back,)) + linear(tokens, out, size, batch)
+    return found + Passes.of((seen,), (back,)) + linear(tokens, out, size, batch)
 
 
 def _dense(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:

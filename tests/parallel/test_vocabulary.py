@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 from tests.parallel.vocabulary_exchange import Answer, on_ranks, sharded, truth
 from torch import Tensor
 
-from grainline.parallel.pipeline.vocabulary import (
-    Algorithm,
-    OutputLayer,
-    add_embedding_gradient,
-    look_up,
-    rows_of,
-)
+from grainline.parallel.pipeline.vocabulary import OutputLayer, add_embedding_gradient, look_up, rows_of
+from grainline.schedule.vocabulary import Algorithm
 
 ALGORITHMS: tuple[Algorithm, ...] = ("vocab1", "vocab2")
 N, D = 23, 8

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from grainline.parallel.pipeline.vocabulary import Algorithm, Exchange, OutputLayer, rows_of
+from grainline.parallel.pipeline.vocabulary import Exchange, OutputLayer, rows_of
+from grainline.schedule.vocabulary import Algorithm
 
 R = TypeVar("R")
 

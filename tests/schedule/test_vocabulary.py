@@ -172,13 +172,12 @@ def test_bad_input_is_named() -> None:
 
 
 def test_too_few_micro_batches_are_told_and_still_work() -> None:
-    few, enough = one_f_one_b(4, 4), one_f_one_b(4, 5)
-    assert why_no_steady_state(enough, "vocab2") is None
-    message = why_no_steady_state(enough, "vocab1")
+    assert why_no_steady_state(4, 5, "vocab2") is None
+    message = why_no_steady_state(4, 5, "vocab1")
     assert message is not None
     assert "5 micro-batches over 4 ranks are too few" in message
     assert "Use 6 or more" in message
-    schedule = add_vocabulary_passes(few, "vocab1")
+    schedule = add_vocabulary_passes(one_f_one_b(4, 4), "vocab1")
     validate(schedule)
     assert max(peak_in_flight(schedule)) == 4
 

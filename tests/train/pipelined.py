@@ -14,6 +14,8 @@ PIPELINES = {
     "1f1b": {"schedule": "1f1b", "cut": [2, 4]},
     "zb-v": {"schedule": "zb-v", "microbatches": 4, "cut": [1, 2, 2, 1]},
     "recomputed": {"schedule": "gpipe", "recompute": "always", "cut": [4, 2], "microbatches": 3},
+    "vocab2": {"schedule": "1f1b", "cut": [2, 4], "vocabulary": "vocab2"},
+    "vocab1": {"schedule": "v-half", "cut": [1, 2, 2, 1], "vocabulary": "vocab1", "microbatches": 3},
 }
 WRONG = {
     "too many micro-batches": {"microbatches": 9},
@@ -33,6 +35,7 @@ def main(folder: Path) -> None:
         run(name, pipeline)
     run("resumed-by-pipeline", PIPELINES["1f1b"])
     run("resumed-by-another-cut", {"schedule": "1f1b", "cut": [4, 2]})
+    run("resumed-by-vocab2", PIPELINES["vocab2"])
     run("wsm", PIPELINES["1f1b"], Recipe.load(folder / "wsm.toml"))
     said = {}
     for name, pipeline in WRONG.items():

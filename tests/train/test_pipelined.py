@@ -54,7 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train(which, ALONE, out=folder / name, data=folder / "data", quiet=True)
     shutil.copytree(folder / "alone", folder / "resumed-by-pipeline")
     _back_to_step_6(folder / "resumed-by-pipeline")
-    shutil.copytree(folder / "resumed-by-pipeline", folder / "resumed-by-another-cut")
+    for name in ("resumed-by-another-cut", "resumed-by-vocab2"):
+        shutil.copytree(folder / "resumed-by-pipeline", folder / name)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     ended = subprocess.run(
         [*torchrun, str(Path(__file__).parent / "pipelined.py"), str(folder)],
@@ -64,14 +65,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=240,
     )
     assert ended.returncode == 0, ended.stderr[-4000:]
-    shutil.copytree(folder / "zb-v", folder / "resumed-by-one")
-    _back_to_step_6(folder / "resumed-by-one")
-    train(recipe, ALONE, out=folder / "resumed-by-one", data=folder / "data", quiet=True)
+    for name, before in (("resumed-by-one", "zb-v"), ("resumed-by-one-from-vocab1", "vocab1")):
+        shutil.copytree(folder / before, folder / name)
+        _back_to_step_6(folder / name)
+        train(recipe, ALONE, out=folder / name, data=folder / "data", quiet=True)
     return folder
 
 
 @pytest.mark.parametrize(
-    "name", ["1f1b", "zb-v", "recomputed", "resumed-by-pipeline", "resumed-by-another-cut", "resumed-by-one"]
+    "name",
+    [
+        "1f1b",
+        "zb-v",
+        "recomputed",
+        "vocab1",
+        "vocab2",
+        "resumed-by-pipeline",
+        "resumed-by-another-cut",
+        "resumed-by-vocab2",
+        "resumed-by-one",
+        "resumed-by-one-from-vocab1",
+    ],
 )
 def test_the_curve_is_that_of_one_process(folder: Path, name: str) -> None:
     found, expected = (read_metrics(folder / each / "metrics.jsonl") for each in (name, "alone"))
@@ -84,7 +98,7 @@ def test_the_curve_is_that_of_one_process(folder: Path, name: str) -> None:
     assert found[-1]["validation_loss"] == pytest.approx(expected[-1]["validation_loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["1f1b", "wsm"])
+@pytest.mark.parametrize("name", ["1f1b", "vocab2", "wsm"])
 def test_the_model_at_the_end_is_whole(folder: Path, name: str) -> None:
     reference = "wsm-alone" if name == "wsm" else "alone"
     ours, theirs = (load_file(folder / each / "model" / "model.safetensors") for each in (name, reference))
@@ -95,8 +109,9 @@ def test_the_model_at_the_end_is_whole(folder: Path, name: str) -> None:
     assert list(model.generate(tokenizer.encode("The"), max_new_tokens=2))
 
 
-def test_ranks_write_their_own_parts_under_the_names_of_the_whole(folder: Path) -> None:
-    checkpoint = CheckpointFolder(folder / "1f1b" / "checkpoints").at(STEPS)
+@pytest.mark.parametrize("name", ["1f1b", "vocab2"])
+def test_ranks_write_their_own_parts_under_the_names_of_the_whole(folder: Path, name: str) -> None:
+    checkpoint = CheckpointFolder(folder / name / "checkpoints").at(STEPS)
     assert len(list(checkpoint.glob("shard-*"))) == 2
     ours = CheckpointSource(checkpoint)
     theirs = CheckpointSource(CheckpointFolder(folder / "alone" / "checkpoints").at(STEPS))
@@ -108,6 +123,18 @@ def test_the_plan_that_was_run_is_kept(folder: Path) -> None:
     kept = Plan.load(folder / "1f1b" / "plan.toml")
     assert kept.pipeline is not None
     assert (kept.pipeline.microbatches, kept.pipeline.cut, kept.layout.data_parallel) == (8, (2, 4), 1)
+
+
+def test_ranks_share_the_tables_of_the_vocabulary(folder: Path) -> None:
+    files = sorted((CheckpointFolder(folder / "vocab2" / "checkpoints").at(STEPS)).glob("shard-*"))
+    rows = [{k: t.shape[0] for k, t in load_file(f).items() if k.startswith("model.embedding.weight")} for f in files]
+    assert [list(of.values()) for of in rows] == [[150], [150]]
+
+
+def test_too_few_micro_batches_for_the_barriers_are_told(folder: Path) -> None:
+    said = "3 micro-batches over 2 ranks are too few to hide the barriers of vocab1"
+    assert said in (folder / "vocab1" / "log.txt").read_text()
+    assert "too few" not in (folder / "vocab2" / "log.txt").read_text()
 
 
 def test_what_cannot_be_is_refused_by_key(folder: Path) -> None:

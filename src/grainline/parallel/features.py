@@ -12,6 +12,7 @@ SUPPORTED = frozenset(
         "pipeline parallelism",
         "activation recomputation",
         "activation offloading",
+        "vocabulary parallelism",
         "torch.compile",
     }
 )

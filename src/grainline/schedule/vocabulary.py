@@ -62,17 +62,17 @@ def add_vocabulary_passes(schedule: Schedule, algorithm: Algorithm, costs: Costs
     return schedule.with_actions(lists, f"{schedule.name}+{algorithm}")
 
 
-def why_no_steady_state(schedule: Schedule, algorithm: Algorithm) -> str | None:
+def why_no_steady_state(ranks: int, microbatches: int, algorithm: Algorithm) -> str | None:
     """What to tell a person whose micro-batches are too few for barriers to hide; None if they suffice.
 
     The passes work all the same: backwards then begin when all forwards are done, as in GPipe.
     """
-    enough = schedule.ranks + BARRIERS[algorithm]
-    if schedule.microbatches >= enough:
+    enough = ranks + BARRIERS[algorithm]
+    if microbatches >= enough:
         return None
     return (
-        f"{schedule.microbatches} micro-batches over {schedule.ranks} ranks are too few to hide the barriers of "
-        f"{algorithm}: all forwards run before the first backward. Use {enough} or more."
+        f"{microbatches} micro-batches over {ranks} ranks are too few to hide the barriers of {algorithm}: all forwards "
+        f"run before the first backward. Use {enough} or more."
     )
 
 

@@ -21,7 +21,7 @@ from grainline.train.metrics import MetricsLog, TensorBoard, to_tensorboard
 from grainline.train.progress import Reporter
 from grainline.train.setup import Setup
 from grainline.train.signals import StopRequest, TrainingInterrupted
-from grainline.train.state import Best, TrainingState, all_tensors, model_tensors
+from grainline.train.state import Best, TrainingState
 from grainline.train.validate import bits_per_byte, validate
 
 LOADS_KEPT = 100
@@ -69,7 +69,7 @@ class Loop:
             line["seconds"] = state.seconds
             self._tell(line, (steps - state.step) * (state.seconds - before) / (state.step - first))
             if state.step in merged:
-                stall += self.writer.save(self.files.window, state.step, model_tensors(self.setup.model), {})
+                stall += self.writer.save(self.files.window, state.step, self.setup.model_tensors(), {})
             if stops or state.step % recipe.checkpoint.every == 0 or state.step == steps:
                 stall += self._save()
             if stops and state.step < steps:
@@ -149,7 +149,7 @@ class Loop:
         state.validation_loss = found.loss
         if math.isfinite(found.loss) and (state.best is None or found.loss < state.best.loss):
             state.best = Best(state.step, found.loss)
-            self.writer.save(self.files.best, state.step, model_tensors(setup.model), {"validation_loss": found.loss})
+            self.writer.save(self.files.best, state.step, setup.model_tensors(), {"validation_loss": found.loss})
         return {
             "validation_loss": found.loss,
             "validation_bits_per_byte": found.bits_per_byte,
@@ -158,8 +158,7 @@ class Loop:
 
     def _save(self) -> float:
         state = {"training": self.state.as_json(), "guard": self.guard.memory()}
-        tensors = all_tensors(self.setup.model, self.setup.optimizer)
-        return self.writer.save(self.files.checkpoints, self.state.step, tensors, state)
+        return self.writer.save(self.files.checkpoints, self.state.step, self.setup.all_tensors(), state)
 
     def _tell(self, line: dict[str, Any], seconds_left: float) -> None:
         self.report.step(line, seconds_left)

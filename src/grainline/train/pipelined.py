@@ -15,6 +15,7 @@ from grainline.models.model import Model
 from grainline.models.moe import step_bias
 from grainline.parallel import Ranks, share
 from grainline.parallel.pipeline import Connection, PipelineRuntime
+from grainline.parallel.pipeline.vocabulary_group import SplitTables
 from grainline.train.batches import sequences_of, share_of_step, split
 from grainline.train.work import LocalSums
 
@@ -34,6 +35,8 @@ class Pipelined:
     evaluation: PipelineRuntime
     train: TokenDataset
     bos_token_id: int | None
+    split: SplitTables | None = None  # where the vocabulary is
+    remark: str | None = None  # what a person should know
 
     def share(self, step: int) -> range:
         """See `work.Work`: a replica's, alike on all ranks of its pipeline."""
@@ -94,6 +97,10 @@ class Pipelined:
     def _largest(self) -> int:
         """Sequences in a micro-batch, at most."""
         return -(-self.recipe.batch_sequences // (self.training.schedule.microbatches * self.connection.grid.replicas))
+
+    def as_saved(self, name: str, tensor: Tensor) -> Tensor:
+        """See `work.Work`."""
+        return tensor if self.split is None else self.split.as_saved(name, tensor)
 
     def close(self) -> None:
         """See `work.Work`."""

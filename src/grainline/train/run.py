@@ -33,7 +33,7 @@ from grainline.train.result import TrainResult
 from grainline.train.setup import Setup, set_up
 from grainline.train.signals import StopRequest, TrainingInterrupted
 from grainline.train.source import fit, source_of
-from grainline.train.state import TrainingState, all_tensors
+from grainline.train.state import TrainingState
 
 
 def train(
@@ -130,6 +130,8 @@ def _train(
     state, guard = _resumed(setup, files, report)
     resumed_from = state.step or None
     report.say(_intention(setup, decision, config, corpus, resumed_from))
+    if isinstance(setup.work, Pipelined) and setup.work.remark is not None:
+        report.say(setup.work.remark)
     writer = CheckpointWriter()
     stack.callback(writer.close)
     wants_board = ranks.is_first and recipe.logging.tensorboard
@@ -177,7 +179,7 @@ def _resumed(setup: Setup, files: RunFolder, report: Reporter) -> tuple[Training
     step = 0
     state, guard = TrainingState(), Guard(recipe.guard)
     if checkpoint is not None:
-        saved = load(checkpoint, all_tensors(setup.model, setup.optimizer))
+        saved = load(checkpoint, setup.all_tensors())
         state, guard = TrainingState.from_json(saved["training"]), Guard(recipe.guard, **saved["guard"])
         step = state.step
         setup.optimizer.resume_at(step)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from grainline.documents import ModelConfig, Plan, Recipe
 from grainline.models.build import build
@@ -15,10 +16,12 @@ from grainline.models.part import keep_cells
 from grainline.parallel import Ranks, shard
 from grainline.parallel.pipeline import Connection, Grid
 from grainline.parallel.pipeline.resolve import ResolvedPipeline, resolve
+from grainline.parallel.pipeline.vocabulary_group import SplitTables, vocabulary_passes
 from grainline.train.batches import is_sharded
 from grainline.train.objective import Objective
 from grainline.train.optim import Optimizer
 from grainline.train.pipelined import Pipelined
+from grainline.train.state import all_tensors, model_tensors
 from grainline.train.work import SharedOut, Work
 
 if TYPE_CHECKING:
@@ -56,6 +59,15 @@ class Setup:
         """Columns of a step's expert counts."""
         moe = self.model.config.moe
         return 0 if moe is None else moe.experts
+
+    def model_tensors(self) -> dict[str, Tensor]:
+        """The model's live tensors, as checkpoints take them."""
+        return {name: self.work.as_saved(name, tensor) for name, tensor in model_tensors(self.model).items()}
+
+    def all_tensors(self) -> dict[str, Tensor]:
+        """And the optimiser's: what a run needs to go on."""
+        tensors = all_tensors(self.model, self.optimizer)
+        return {name: self.work.as_saved(name, tensor) for name, tensor in tensors.items()}
 
     def alone_with(self, model: Model) -> SharedOut:
         """The work of this rank alone on another model, whole and on its device: to score it."""
@@ -147,10 +159,14 @@ def _pipelined(
     train: TokenDataset,
     bos_token_id: int | None,
 ) -> Pipelined:
+    loss, batch_tokens = recipe.loss, recipe.training.batch_tokens
+    passes, split = None, None
+    if pipeline.algorithm is not None:
+        passes = vocabulary_passes(connection, model, pipeline.algorithm, loss=loss, batch_tokens=batch_tokens)
+        split = SplitTables.of(connection, model.config.vocab_size)
     training, evaluation = (
-        connection.runtime(
-            schedule, pipeline.stages, model, loss=recipe.loss, batch_tokens=recipe.training.batch_tokens
-        )
+        connection.runtime(schedule, pipeline.stages, model, loss=loss, batch_tokens=batch_tokens, passes=passes)
         for schedule in (pipeline.training, pipeline.evaluation)
     )
-    return Pipelined(model, recipe, ranks, connection, training, evaluation, train, bos_token_id)
+    remark = pipeline.remark
+    return Pipelined(model, recipe, ranks, connection, training, evaluation, train, bos_token_id, split, remark)

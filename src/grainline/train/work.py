@@ -62,6 +62,10 @@ class Work(Protocol):
         """float64 [2]: cross-entropy and tokens of this rank's part of the first `count` sequences. No gradients."""
         ...
 
+    def as_saved(self, name: str, tensor: Tensor) -> Tensor:
+        """A live tensor of the model or its optimiser as a checkpoint takes it: where it is a part, of a whole."""
+        ...
+
     def close(self) -> None:
         """Give back what was taken for the run."""
         ...
@@ -118,6 +122,10 @@ class SharedOut:
             if part:
                 sums += torch.tensor([of_part.cross_entropy.item(), of_part.tokens], dtype=torch.float64)
         return sums
+
+    def as_saved(self, name: str, tensor: Tensor) -> Tensor:
+        """See `Work`. FSDP's parameters say by themselves what they are part of."""
+        return tensor
 
     def close(self) -> None:
         """See `Work`."""

@@ -15,12 +15,13 @@ one that 1 is taken from, which a rounded probability doesn't survive.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-Algorithm = Literal["vocab1", "vocab2"]
+from grainline.schedule.vocabulary import Algorithm
+
 CHUNK_ELEMENTS = 1 << 20  # logits of one chunk: small enough for the last-level cache, large enough for the matmul
 CHUNK_ROWS = 64  # and no fewer rows than that
 IGNORED = -100

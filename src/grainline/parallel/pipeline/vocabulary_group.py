@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from grainline.documents.recipe import Loss
 from grainline.models.model import Model
 from grainline.models.part import keep_rows
 from grainline.parallel.pipeline.connect import Connection
-from grainline.parallel.pipeline.vocabulary import Algorithm, rows_of
+from grainline.parallel.pipeline.vocabulary import rows_of
 from grainline.parallel.pipeline.vocabulary_passes import VocabularyPasses
+from grainline.schedule.vocabulary import Algorithm
 
 
 @dataclass(frozen=True)
@@ -58,3 +62,27 @@ def vocabulary_passes(
     exchange = GroupExchange(groups[connection.replica], connection.rank, grid.ranks)
     keep_rows(model, rows_of(model.config.vocab_size, exchange.rank, exchange.ranks))
     return VocabularyPasses(model, algorithm, exchange, loss, batch_tokens)
+
+
+@dataclass(frozen=True)
+class SplitTables:
+    """How a rank's rows are part of whole tables, in a checkpoint: as if there were no ranks."""
+
+    mesh: DeviceMesh  # pipeline ranks × replicas
+    vocab_size: int
+
+    @classmethod
+    def of(cls, connection: Connection, vocab_size: int) -> SplitTables:
+        """All ranks call this together."""
+        shape = connection.grid.ranks, connection.grid.replicas
+        return cls(init_device_mesh(connection.device.type, shape), vocab_size)
+
+    def as_saved(self, name: str, tensor: Tensor) -> Tensor:
+        """The live rows of a table, or of its optimiser's state, as a part of it; any other tensor as it is."""
+        owner = name.split(".")[-2:-1]
+        if owner not in (["embedding"], ["head"]):
+            return tensor
+        shape = torch.Size((self.vocab_size, *tensor.shape[1:]))
+        return DTensor.from_local(
+            tensor.detach(), self.mesh, (Shard(0), Replicate()), run_check=False, shape=shape, stride=tensor.stride()
+        )

@@ -24,7 +24,6 @@ from grainline.models.model import Model
 from grainline.parallel.pipeline.boundary import Cells
 from grainline.parallel.pipeline.runtime import Arrival, Do, PipelineRuntime
 from grainline.parallel.pipeline.vocabulary import (
-    Algorithm,
     Exchange,
     OutputLayer,
     Scoring,
@@ -34,6 +33,7 @@ from grainline.parallel.pipeline.vocabulary import (
 )
 from grainline.schedule import Action, Kind
 from grainline.schedule.schedule import Path
+from grainline.schedule.vocabulary import Algorithm
 
 
 class PipelineExchange(Exchange, Protocol):

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #ifdef __SSE2__
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 
 static long n;
@@ -51,27 +51,36 @@ static void triad(void) {
     for (long i = 0; i < n; i++) a[i] = b[i] + s * c[i];
 }
 
-#ifdef __SSE2__
+/* The same with the widest streaming stores of the processor that it is compiled for. */
+#if defined(__AVX512F__)
+#define V(NAME) _mm512_##NAME
+typedef __m512d pack;
+#elif defined(__AVX__)
+#define V(NAME) _mm256_##NAME
+typedef __m256d pack;
+#elif defined(__SSE2__)
+#define V(NAME) _mm_##NAME
+typedef __m128d pack;
+#endif
+#ifdef V
+enum { WIDTH = sizeof(pack) / sizeof(double) };
+#define AT(X) V(load_pd)((X) + WIDTH * i)
 /* The fence belongs to each thread: its stores must have left before the others go on. */
-#define STREAMING(NAME, OUT, PAIR, ONE)                                             \
-    static void NAME(void) {                                                        \
-        const __m128d s2 = _mm_set1_pd(s);                                          \
-        (void)s2;                                                                   \
-        _Pragma("omp parallel") {                                                   \
-            _Pragma("omp for schedule(static)") for (long i = 0; i < n / 2; i++)    \
-                _mm_stream_pd(OUT + 2 * i, PAIR);                                   \
-            _mm_sfence();                                                           \
-        }                                                                           \
-        if (n % 2) {                                                                \
-            const long i = n - 1;                                                   \
-            OUT[i] = ONE;                                                           \
-        }                                                                           \
+#define STREAMING(NAME, OUT, PACK, ONE)                                              \
+    static void NAME(void) {                                                         \
+        const pack wide = V(set1_pd)(s);                                             \
+        (void)wide;                                                                  \
+        _Pragma("omp parallel") {                                                    \
+            _Pragma("omp for schedule(static)") for (long i = 0; i < n / WIDTH; i++) \
+                V(stream_pd)(OUT + WIDTH * i, PACK);                                 \
+            _mm_sfence();                                                            \
+        }                                                                            \
+        for (long i = n - n % WIDTH; i < n; i++) OUT[i] = ONE;                       \
     }
-#define AT(X) _mm_load_pd((X) + 2 * i)
 STREAMING(copy_past, c, AT(a), a[i])
-STREAMING(scale_past, b, _mm_mul_pd(s2, AT(c)), s * c[i])
-STREAMING(add_past, c, _mm_add_pd(AT(a), AT(b)), a[i] + b[i])
-STREAMING(triad_past, a, _mm_add_pd(AT(b), _mm_mul_pd(s2, AT(c))), b[i] + s * c[i])
+STREAMING(scale_past, b, V(mul_pd)(wide, AT(c)), s * c[i])
+STREAMING(add_past, c, V(add_pd)(AT(a), AT(b)), a[i] + b[i])
+STREAMING(triad_past, a, V(add_pd)(AT(b), V(mul_pd)(wide, AT(c))), b[i] + s * c[i])
 static void (*const PAST[4])(void) = {copy_past, scale_past, add_past, triad_past};
 #endif
 static void (*const PLAIN[4])(void) = {copy, scale, add, triad};
@@ -122,7 +131,7 @@ int main(int count, char **words) {
             reset(), repetitions = 0;
         } else if (!strcmp(line, "ordinary\n")) {
             repetition(PLAIN), repetitions++;
-#ifdef __SSE2__
+#ifdef V
         } else if (!strcmp(line, "streaming\n")) {
             repetition(PAST), repetitions++;
 #endif

@@ -9,9 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.schedule.graphs import T, graph_of, graphs
 
-from grainline.schedule import ScheduleError, TaskGraph, perturb, simulate
+from grainline.schedule import (
+    SCHEDULES,
+    Kind,
+    Network,
+    ScheduleError,
+    TaskGraph,
+    add_messages,
+    equal_costs,
+    lower,
+    make_schedule,
+    perturb,
+    simulate,
+)
 from grainline.schedule import engine as engines
 from grainline.schedule.graph import Link
+from grainline.schedule.update import add_update
 
 
 @pytest.mark.skipif(not engines.is_compiled(), reason="the compiled core isn't built")
@@ -20,6 +33,24 @@ from grainline.schedule.graph import Link
 def test_both_engines_say_the_same(graph: TaskGraph) -> None:
     reference, compiled = engines.play_python(graph), engines.play_compiled(graph)
     np.testing.assert_allclose(compiled.start, reference.start, rtol=1e-9, atol=0)
+    np.testing.assert_allclose(compiled.end, reference.end, rtol=1e-9, atol=0)
+    assert compiled.effects.tolist() == reference.effects.tolist()
+
+
+@pytest.mark.skipif(not engines.is_compiled(), reason="the compiled core isn't built")
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_both_engines_say_the_same_of_real_schedules(name: str) -> None:
+    schedule = add_update(add_messages(make_schedule(name, 4, 8), lookahead=2), [0, 1])
+    costs = replace(
+        equal_costs(1.0, 2.0, output_bytes=2.0, kept_bytes=1.0),
+        collective_bytes={Kind.REDUCE: 7.0},
+        static_bytes={0: 3.0},
+    )
+    network = Network.uniform(4, latency_seconds=0.1, bytes_per_second=3.0)
+    unbounded = simulate(lower(schedule, costs, network))
+    room = {rank: float(peak) for rank, peak in enumerate(unbounded.peak_bytes())}
+    graph = perturb(lower(schedule, costs, network, capacity_bytes=room, overlap_speed=0.8), seed=1, jitter=0.2)
+    reference, compiled = engines.play_python(graph), engines.play_compiled(graph)
     np.testing.assert_allclose(compiled.end, reference.end, rtol=1e-9, atol=0)
     assert compiled.effects.tolist() == reference.effects.tolist()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -64,12 +65,12 @@ def _problems_of_resources(graph: TaskGraph) -> Iterator[str]:
             yield f"{tier.name} holds {base} bytes from the beginning: must be 0 or more, and finite"
         if tier.capacity_bytes is not None and not base <= tier.capacity_bytes:
             yield f"{tier.name} holds {base:,.0f} bytes from the beginning, and has room for {tier.capacity_bytes:,.0f}"
-    names = [*graph.streams, *(link.name for link in graph.links)]
+    names = Counter([*graph.streams, *(link.name for link in graph.links)])
     for one in graph.interference:
         if not 0 <= one.stream < len(graph.streams):
             yield f"interference with stream {one.stream}, of {len(graph.streams)}"
-        if names.count(one.by) != 1:
-            yield f"interference by {one.by!r}: {names.count(one.by) or 'no'} streams and links have that name"
+        if names[one.by] != 1:
+            yield f"interference by {one.by!r}: {names[one.by] or 'no'} streams and links have that name"
         if not 0 < one.speed < float("inf"):
             yield f"interference by {one.by!r} leaves a speed of {one.speed}: must be above 0, and finite"
 

@@ -75,7 +75,8 @@ def _why_stuck(graph: TaskGraph, played: Played) -> str:
     names = [graph.name(task) for task in _ring(graph, played, heads[0])]
     if len(names) > SHOWN:
         names = [*names[:SHOWN], f"… ({len(names) - SHOWN} more)"]
-    return f"{len(heads)} streams wait for ever: " + ", which waits for ".join([*names, names[0]])
+    ring = ", which waits for ".join([*names, names[0]])
+    return f"tasks wait for each other: {ring} (streams that are stuck: {len(heads)})"
 
 
 def _heads(graph: TaskGraph, played: Played) -> list[int]:

@@ -49,8 +49,8 @@ def add_vocabulary_passes(schedule: Schedule, algorithm: Algorithm, costs: Costs
     """A bare schedule, with the vocabulary passes of all micro-batches on all ranks.
 
     Stages must not hold the embedding and the head any more. `costs` (default: equal stages) say what passes take;
-    those of S, T, EMBED, EMBED_GRAD and of collectives are in `costs.rank_seconds`, with `default_seconds` for what
-    isn't there. A schedule of forwards alone gets what evaluation needs: EMBED, C_EMBED, C0, S, C1.
+    those of S, T, EMBED, EMBED_GRAD are in `costs.seconds_on` or `rank_seconds`, of collectives (all of it) too, with
+    `default_seconds` for what isn't there. A schedule of forwards alone gets what evaluation needs: EMBED, C_EMBED, C0, S, C1.
 
     Raises ScheduleError where lists have messages or passes already, or can't be carried out.
     """
@@ -95,7 +95,7 @@ def _seconds(schedule: Schedule, algorithm: Algorithm, costs: Costs | None) -> S
 
     def seconds(rank: int, action: Action) -> float:
         if action.stage < 0:
-            return of_passes.get(action.kind, 0.0)
+            return costs.seconds_on.get((action.kind, rank), of_passes[action.kind])
         return costs.stage(action.stage, rank).seconds.get(action.kind, 0.0)
 
     return seconds

@@ -2,8 +2,9 @@
 
 from grainline.parallel.pipeline.connect import Connection
 from grainline.parallel.pipeline.failure import PipelineError
+from grainline.parallel.pipeline.mail import Arrival
 from grainline.parallel.pipeline.reduce import Grid
-from grainline.parallel.pipeline.runtime import Arrival, Passes, PipelineRuntime, StepResult
+from grainline.parallel.pipeline.runtime import Passes, PipelineRuntime, StepResult
 from grainline.parallel.pipeline.transport import GlooTransport, Message, NcclTransport, Transport
 
 __all__ = [

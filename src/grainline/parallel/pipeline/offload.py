@@ -27,10 +27,15 @@ class KeptTensors:
         """Forwards within have their saved tensors here."""
         return torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack)
 
+    def keep(self, tensors: Iterable[Tensor]) -> None:
+        """Have these here too, for `tensors`."""
+        for tensor in tensors:
+            self._pack(tensor.detach())
+
     @property
-    def bytes(self) -> int:
-        """Of all that can be moved."""
-        return sum(t.nbytes for t in self._slots)
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that is here, where it is now."""
+        return tuple(self._slots)
 
     def _pack(self, tensor: Tensor) -> Tensor | int:
         if tensor.untyped_storage().data_ptr() in self._resident:

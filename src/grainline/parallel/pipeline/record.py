@@ -23,7 +23,7 @@ ROUNDS = 10
 class Span:
     """When one entry of a rank's list began and ended, in seconds on that rank's clock.
 
-    Of a send: when it was posted. Of a receive: when the tensors were taken, after the wait that there was.
+    Of a message: when its end was posted, and once more, of a receive, the wait for it, where it was used.
     """
 
     action: Action
@@ -56,11 +56,12 @@ def clock_offset(rank: int, members: Sequence[int], group: dist.ProcessGroup) ->
 def timeline(schedule: Schedule, spans: Sequence[Sequence[Span]], offsets: Sequence[float]) -> Timeline:
     """The measured timeline of a step, from the notes of all ranks.
 
-    A message begins when its sender posts it, and ends when its receiver takes it, which may be later than it came. A
-    collective is noted by each rank that takes part, from where its list has it to its end there.
+    A message begins when both of its ends have posted it, and ends when its receiver takes it, which may be later than
+    it came. A collective is noted by each rank that takes part, when it ran there.
     """
     begin = min((s.start - offset for of_rank, offset in zip(spans, offsets, strict=True) for s in of_rank), default=0)
     sent: dict[Message, tuple[int, Span]] = {}
+    posted: dict[Message, float] = {}
     taken: dict[Message, float] = {}
     rows: list[tuple[Action, int, Stream, float, float]] = []
     for rank, (of_rank, offset) in enumerate(zip(spans, offsets, strict=True)):
@@ -68,13 +69,16 @@ def timeline(schedule: Schedule, spans: Sequence[Sequence[Span]], offsets: Seque
             action, start, end = span.action, span.start - offset - begin, span.end - offset - begin
             if action.kind in SENDS:
                 sent[Message.of(rank, action)] = rank, Span(action, start, end)
-            elif action.kind in RECEIVES:
-                taken[Message.of(rank, action)] = end
+            elif action.kind in RECEIVES:  # noted twice: when it was posted, and when it was waited for
+                message = Message.of(rank, action)
+                posted.setdefault(message, start)
+                taken[message] = end
             else:
                 rows.append((action, rank, Stream(_stream(action.kind), rank), start, end))
     for message, (rank, span) in sent.items():
         stream = Stream("forward" if message.forward else "backward", rank, message.to)
-        rows.append((span.action, rank, stream, span.start, max(span.end, taken.get(message, span.end))))
+        start = max(span.start, posted.get(message, span.start))
+        rows.append((span.action, rank, stream, start, max(start, taken.get(message, span.end))))
     rows.sort(key=lambda row: (row[3], row[1]))
     streams = sorted({row[2] for row in rows})
     place = {stream: i for i, stream in enumerate(streams)}

@@ -1,9 +1,8 @@
-"""Parameters that several ranks hold: which, by whom, and the sum of their gradients on a stream beside compute."""
+"""Parameters that several ranks hold: which, by whom, and the sum of their gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -75,21 +74,6 @@ def holder_groups(
         if len(members) > 1:
             groups[ranks] = dist.new_group(sorted(members), timeout=timeout, backend=backend)
     return groups
-
-
-class CollectiveStream:
-    """Runs collectives one after another in a thread, in the order in which they were given to it."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="collectives")
-
-    def submit(self, run: Callable[[], None]) -> Future[None]:
-        """Start as soon as those before have ended."""
-        return self._thread.submit(run)
-
-    def close(self) -> None:
-        """End the thread, when what it has is done."""
-        self._thread.shutdown(cancel_futures=True)
 
 
 @dataclass

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, Protocol
 
 import torch
@@ -20,12 +18,14 @@ from grainline.models.cells import Batch, Carry
 from grainline.models.loss import LossSums
 from grainline.models.model import Model
 from grainline.parallel.pipeline.boundary import Cells, Names, boundaries
+from grainline.parallel.pipeline.collectives import CollectiveStream
 from grainline.parallel.pipeline.failure import PipelineError, Watch
+from grainline.parallel.pipeline.mail import Arrival, Mail
 from grainline.parallel.pipeline.offload import KeptTensors
 from grainline.parallel.pipeline.record import Span
-from grainline.parallel.pipeline.reduce import CollectiveStream, SharedGradients
+from grainline.parallel.pipeline.reduce import SharedGradients
 from grainline.parallel.pipeline.stage import Kept, RandomState, Stage
-from grainline.parallel.pipeline.transport import Message, Pending, Transport
+from grainline.parallel.pipeline.transport import Transport
 from grainline.schedule import Action, Hop, Kind, Schedule
 from grainline.schedule.actions import COLLECTIVES, RECEIVES, SENDS
 
@@ -48,13 +48,6 @@ class Passes(Protocol):
         `beside`, and put what must be done before an action of the list into `before`.
         """
         ...
-
-
-class Arrival:
-    """Tensors that are on their way to this rank, or here already."""
-
-    def __init__(self, tensors: Sequence[Tensor], pending: Sequence[Pending] = (), action: Action | None = None):
-        self.tensors, self.pending, self.action = tensors, pending, action
 
 
 @dataclass(frozen=True)
@@ -113,7 +106,8 @@ class PipelineRuntime:
         if by_kind.get(Kind.I):
             self.model.defer_weights(self.queue)
         self._copies = torch.cuda.Stream(self.device) if self._offloaded and self.device.type == "cuda" else None
-        self._collectives = CollectiveStream()
+        self._mail = Mail(self.schedule, self.rank, self.transport, self.watch, self.timeout_seconds)
+        self._collectives = CollectiveStream(self.watch, self.timeout_seconds)
         table: dict[Kind, Do] = {
             Kind.F: self._forward,
             Kind.R: self._recompute,
@@ -145,10 +139,9 @@ class PipelineRuntime:
         self._saved: dict[Key, KeptTensors] = {}
         self._work: dict[Key, list[Callable[[], None]]] = {}
         self._leaving: dict[tuple[bool, Key], tuple[Tensor, ...]] = {}
-        self._sending: list[tuple[Action, list[Pending], tuple[Tensor, ...]]] = []
-        self._running: list[tuple[Action, Future[None]]] = []
         self._sums: list[tuple[int, LossSums]] = []
-        self._taken: list[Span] = []
+        self._mail.clear()
+        self._collectives.clear()
 
     def step(self, batches: Sequence[Batch]) -> StepResult:
         """Carry out the list once: gradients are added to the parameters' and summed over all that hold them.
@@ -178,7 +171,8 @@ class PipelineRuntime:
             if action.kind not in COLLECTIVES:  # these are noted when they end
                 spans.append(Span(action, self._began, time.perf_counter()))
         self._finish()
-        result = StepResult(tuple(self._sums), (*spans, *self._taken), time.perf_counter() - begin)
+        notes = (*spans, *self._mail.taken, *self._collectives.taken)
+        result = StepResult(tuple(self._sums), notes, time.perf_counter() - begin)
         self._reset()
         return result
 
@@ -188,25 +182,13 @@ class PipelineRuntime:
 
     def arrived(self, arrival: Arrival) -> tuple[Tensor, ...]:
         """Wait for tensors. The action under way counts as begun when they are here."""
-        action = arrival.action
-        for pending in arrival.pending:
-            assert action is not None
-            self._wait(pending, action, f"{self._action} ({action})")
-        if action is not None:
-            now = time.perf_counter()
-            self._taken.append(Span(action, now, now))
+        tensors = self._mail.take(arrival, self._action)
         self.begin()
-        return tuple(arrival.tensors)
+        return tensors
 
     def begin(self) -> None:
         """The action under way has what it waited for."""
         self._began = time.perf_counter()
-
-    def _wait(self, pending: Pending, action: Action, what: str) -> None:
-        try:
-            pending.wait(timedelta(seconds=self.timeout_seconds))
-        except RuntimeError as error:
-            raise self.watch.waited(what, action.peer, error) from error
 
     # Compute
 
@@ -214,9 +196,9 @@ class PipelineRuntime:
         key = action.stage, action.microbatch
         entered = self._enter(key)
         keeps = key in self._differentiated and key not in self._recomputed
+        saving: AbstractContextManager[Any] = nullcontext()
         if key in self._recomputed:
             self._random[key] = RandomState.now(self.device)
-        saving: AbstractContextManager[Any] = nullcontext()
         if key in self._offloaded and keeps:
             self._saved[key] = KeptTensors(self.model.parameters())
             saving = self._saved[key].keeping()
@@ -224,13 +206,23 @@ class PipelineRuntime:
             left, objective, sums = self._stages[action.stage].forward(self.batches[action.microbatch], entered)
         if sums is not None:
             self._sums.append((action.microbatch, sums.detached()))
-        if key in self._differentiated:
-            self._kept[key] = Kept(entered, left, objective) if keeps else Kept(entered, Carry(), None)
+        if keeps:
+            self._kept[key] = Kept(entered, left, objective)
+        elif key in self._offloaded:
+            self._saved[key] = KeptTensors(())
+            self._saved[key].keep(entered.tensors)
+        elif key in self._recomputed:
+            self._kept[key] = Kept(entered, Carry(), None)
         self._pass_on(key, tuple(t.detach() for t in left.tensors))
 
     def _recompute(self, action: Action) -> None:
         key = action.stage, action.microbatch
-        entered = self._kept[key].entered
+        if key in self._saved:
+            saved = self._saved.pop(key)
+            saved.wait()
+            entered = self._leaves(key, saved.tensors)
+        else:
+            entered = self._kept[key].entered
         with torch.enable_grad(), self._random.pop(key).again(self.device):
             left, objective, _ = self._stages[action.stage].forward(self.batches[action.microbatch], entered)
         self._kept[key] = Kept(entered, left, objective)
@@ -259,14 +251,15 @@ class PipelineRuntime:
     # What enters and leaves a stage
 
     def _enter(self, key: Key) -> Carry:
-        names = self._hops[key].enters
-        if not names:
+        if not self._hops[key].enters:
             return Carry()
-        tensors = self.arrived(self.inputs.pop(key))
-        if key in self._differentiated:
-            for tensor in tensors:
-                tensor.requires_grad_()
-        return Carry(**dict(zip(names, tensors, strict=True)))
+        return self._leaves(key, self.arrived(self.inputs.pop(key)))
+
+    def _leaves(self, key: Key, tensors: Sequence[Tensor]) -> Carry:
+        """What enters a stage, as leaves of its graph if there will be one."""
+        for tensor in tensors:
+            tensor.requires_grad_(key in self._differentiated)
+        return Carry(**dict(zip(self._hops[key].enters, tensors, strict=True)))
 
     def _pass_on(self, key: Key, tensors: tuple[Tensor, ...]) -> None:
         after = self._hops[key].after
@@ -294,8 +287,7 @@ class PipelineRuntime:
     # Messages
 
     def _send(self, action: Action) -> None:
-        tensors = tuple(t.contiguous() for t in self._leaving.pop((action.kind is Kind.SEND_F, _key(action))))
-        self._sending.append((action, self.transport.send(Message.of(self.rank, action), tensors), tensors))
+        self._mail.send(action, self._leaving.pop((action.kind is Kind.SEND_F, _key(action))))
 
     def _receive_forward(self, action: Action) -> None:
         self.inputs[_key(action)] = self._receive(action, self._hops[_key(action)].enters)
@@ -305,7 +297,7 @@ class PipelineRuntime:
 
     def _receive(self, action: Action, names: Names) -> Arrival:
         into = [self._empty(name, self.batches[action.microbatch]) for name in names]
-        return Arrival(into, self.transport.receive(Message.of(self.rank, action), into), action)
+        return self._mail.receive(action, into)
 
     def _empty(self, name: str, batch: Batch) -> Tensor:
         rows, length = batch.ids_BS.shape
@@ -339,24 +331,11 @@ class PipelineRuntime:
 
     def beside(self, action: Action, run: Callable[[], None]) -> Future[None]:
         """Run a collective beside compute, after those before it, and note its time; `step` ends after it has."""
-
-        def noted() -> None:
-            begin = time.perf_counter()
-            run()
-            self._taken.append(Span(action, begin, time.perf_counter()))
-
-        running = self._collectives.submit(noted)
-        self._running.append((action, running))
-        return running
+        return self._collectives.run(action, run)
 
     def ended(self, action: Action, running: Future[None]) -> None:
         """Wait for a collective. The action under way counts as begun when it has ended."""
-        try:
-            running.result(self.timeout_seconds)
-        except (RuntimeError, FutureTimeoutError) as error:
-            self.watch.failed(str(action), error)
-            text = f"Rank {self.rank} stopped at {self._action}: {action} hasn't ended ({error or 'timed out'})."
-            raise PipelineError(f"{text} A rank has died or hangs. Start all of them again.") from error
+        self._collectives.ended(action, running, str(self._action))
         self.begin()
 
     def add_sums(self, microbatch: int, sums: LossSums) -> None:
@@ -367,11 +346,8 @@ class PipelineRuntime:
         """Sum what no REDUCE has summed, and wait for all that goes on."""
         if self.shared is not None and self._differentiated:
             self.collective(Action(Kind.REDUCE), self.shared.modules())
-        for action, pending, _ in self._sending:
-            for one in pending:
-                self._wait(one, action, str(action))
-        for action, running in self._running:
-            self.ended(action, running)
+        self._mail.finish()
+        self._collectives.finish()
 
 
 @dataclass(frozen=True)

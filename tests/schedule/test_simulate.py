@@ -118,6 +118,12 @@ def test_who_waited_longest_for_room_gets_it() -> None:
     assert simulate(graph_of(tasks, tiers=[10.0])).start.tolist() == [0.0, 0.0, 0.0, 4.0, 3.0]
 
 
+def test_who_waits_comes_before_who_becomes_ready() -> None:
+    full = ((0, 10.0, -10.0),)
+    tasks = [T(0, 3.0, memory=full), T(1, 3.0), T(1, 1.0, memory=full), T(2, 1.0), T(2, 1.0, memory=full)]
+    assert simulate(graph_of(tasks, tiers=[10.0])).start.tolist() == [0.0, 0.0, 4.0, 0.0, 3.0]
+
+
 def test_what_ends_at_an_instant_frees_before_others_take() -> None:
     tasks = [T(0, 1.0, memory=((0, 10.0, -10.0),)), T(1, 1.0), T(1, 1.0, memory=((0, 10.0, -10.0),))]
     found = simulate(graph_of(tasks, tiers=[10.0]))

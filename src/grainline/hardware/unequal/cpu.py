@@ -61,17 +61,20 @@ def slowed(
     pid: int,
     share: float,
     *,
-    how: How = "any",
+    how: How = "duty cycle",
     cores: int = 1,
     period_seconds: float = PERIOD_SECONDS,
     measure_seconds: float = MEASURE_SECONDS,
 ) -> Iterator[Slowed]:
     """While the block runs, process `pid` gets a `share` (0 to 1) of the `cores` that it computes on.
 
-    A quota through control groups where these can be written: it limits the CPU time in every period, so that a process
-    that has waited isn't held up. Else a duty cycle: the process is stopped for the rest of every period, whatever it
-    does. `measure_seconds` go to a spin loop before (0: none). Both are undone at the end, and also if this process
-    is killed. Raises NotAllowed where neither is to be had, and RuntimeError at the end if the rule ended before it.
+    A duty cycle stops the process for the rest of every period, whatever it does: work takes longer by 1/share at any
+    time, as on a slower core. A quota, through a control group where one can be written, limits the CPU time in every
+    period: a process that has waited runs at full speed for a while, as in a container. "any" is a quota where it is to
+    be had, else a duty cycle. `benchmarks/bench_unequal.py` measures what each does.
+
+    `measure_seconds` go to a spin loop before (0: none). All is undone at the end, also if this process is killed.
+    Raises NotAllowed where it isn't to be had, and RuntimeError at the end if the rule ended before it.
     """
     if not 0 < share <= 1:
         raise ValueError(f"a share of {share}: must be above 0 and at most 1")

@@ -19,6 +19,7 @@ ADDRESSES = ("10.77.0.1", "10.77.0.2")
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 PACKET_SECONDS = 1e-4  # packets as large as the link carries in this time: small beside a message, few for the CPU
 PACKET_BYTES = (1500, 60_000)
+BURST_PACKETS = 3  # a bucket of one segment alone, of two packets, would have to be full to the brim each time
 HEADERS_BYTES = 52  # of IP and TCP with its time stamp
 WINDOWS_BYTES = "4096 4194304 67108864"  # least, to begin with, most
 FRAME_BYTES = 14  # which tbf counts on Ethernet devices, as a veth is
@@ -145,7 +146,7 @@ def _configure(end: End, other: End, bytes_per_second: float | None, tun: bool) 
         wire = bytes_per_second * 8 * (packet + frame) / (packet - HEADERS_BYTES)
         if not tun:
             end.run("ip", "link", "set", "dev", NAME, "gso_max_size", str(2 * packet))
-        shape = ["rate", f"{round(wire)}bit", "burst", str(2 * packet + 2 * frame), "limit", str(64 << 20)]
+        shape = ["rate", f"{round(wire)}bit", "burst", str(BURST_PACKETS * packet), "limit", str(64 << 20)]
         end.run("tc", "qdisc", "add", "dev", NAME, "root", "tbf", *shape)
 
 

@@ -50,6 +50,8 @@ TWO = {
     "lock-step": VocabularyCase("interlaced", "ling", algorithm="vocab1", microbatches=5),
     "float32": VocabularyCase("1f1b", dtype=torch.float32),
     "float32, vocab1": VocabularyCase("1f1b", dtype=torch.float32, algorithm="vocab1"),
+    "bfloat16": VocabularyCase("1f1b", dtype=torch.bfloat16),
+    "bfloat16, dense": VocabularyCase("1f1b", "dense-tied", dtype=torch.bfloat16, algorithm="vocab1"),
     "recomputed": VocabularyCase("1f1b", change=lambda s: with_recompute(s, "always")),
     "recomputed after": VocabularyCase("zb-h1", end=lambda s: with_recompute(s, "always")),
     "one micro-batch": VocabularyCase("1f1b", microbatches=1, algorithm="vocab1"),

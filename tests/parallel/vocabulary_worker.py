@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from vocabulary_cases import WORLDS, VocabularyCase
 
 from grainline.models.build import build
 from grainline.models.cells import cell_names
-from grainline.parallel.pipeline import Connection, Grid
+from grainline.parallel.pipeline import Connection, Grid, PipelineError
 from grainline.parallel.pipeline.connect import cells_by_stage
 from grainline.parallel.pipeline.vocabulary import rows_of
 from grainline.parallel.pipeline.vocabulary_group import vocabulary_passes
@@ -78,12 +80,34 @@ def check(case: VocabularyCase, world: int) -> dict[str, Any]:
     return found
 
 
+def left_alone() -> str:
+    """What the first rank says when the second one never takes part."""
+    config = MODELS["dense-tied"]
+    connection = Connection(Grid(2), torch.device("cpu"), timeout_seconds=1)
+    case = VocabularyCase("1f1b", "dense-tied")
+    stages = without_vocabulary(config, cells_by_stage(list(cell_names(config)), (3, 3)))
+    part = build(config, cells=[*stages[connection.rank], "vocabulary"])
+    passes = vocabulary_passes(connection, part, "vocab2", loss=LOSS, batch_tokens=case.batch_tokens)
+    runtime = connection.runtime(case.made(2), stages, part, loss=LOSS, batch_tokens=case.batch_tokens, passes=passes)
+    if connection.rank:
+        time.sleep(8)
+        return ""
+    try:
+        runtime.step([case.batch(ids_BS1) for ids_BS1 in case.ids()])
+    except PipelineError as error:
+        return str(error)
+    return "nothing"
+
+
 def main(folder: Path) -> None:
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
     world, rank = dist.get_world_size(), dist.get_rank()
     found = {name: check(case, world) for name, case in WORLDS[world].items()}
     (folder / f"found-{world}-{rank}.json").write_text(json.dumps(found))
+    if world == 2:
+        (folder / f"alone-{rank}.txt").write_text(left_alone())
+        os._exit(0)  # groups that a rank gave up are broken
     dist.destroy_process_group()
 
 

@@ -42,6 +42,10 @@ class GroupExchange:
         """From one rank to all, in place."""
         dist.broadcast(x, group=self.group, group_src=source)
 
+    def reduce_(self, x: Tensor, to: int) -> None:
+        """Sum over ranks, in place at one; what the others have then means nothing."""
+        dist.reduce(x, group=self.group, group_dst=to)
+
 
 def vocabulary_passes(
     connection: Connection, model: Model, algorithm: Algorithm, *, loss: Loss, batch_tokens: int

@@ -22,7 +22,8 @@ from grainline.models.cells import Batch
 from grainline.models.loss import LossSums
 from grainline.models.model import Model
 from grainline.parallel.pipeline.boundary import Cells
-from grainline.parallel.pipeline.runtime import Arrival, Do, PipelineRuntime
+from grainline.parallel.pipeline.mail import Arrival
+from grainline.parallel.pipeline.runtime import Do, PipelineRuntime
 from grainline.parallel.pipeline.vocabulary import (
     Exchange,
     OutputLayer,
@@ -41,6 +42,9 @@ class PipelineExchange(Exchange, Protocol):
 
     def broadcast_(self, x: Tensor, source: int) -> None:
         """From one rank to all, in place."""
+
+    def reduce_(self, x: Tensor, to: int) -> None:
+        """Sum over ranks, in place at one; what the others have then means nothing."""
 
 
 VOCABULARY_CELLS = ("embedding", "mtp_head", "head")
@@ -146,37 +150,44 @@ class _Step:
 
     def sum_embedded(self, action: Action) -> None:
         """Of all ranks; the first stage and MTP take it from there."""
-
-        def run(action: Action) -> None:
-            embedded_BTD = self.at[action.microbatch].embedded_BTD
-            assert embedded_BTD is not None
-            self.exchange.all_reduce_(embedded_BTD)
-
-        self._beside(action, run)
         first, user = self._path(action)[0], self._mtp_stage(action)
         if first.rank == self.runtime.rank:
             user = Action(Kind.F, first.stage, action.microbatch)
+
+        def run(action: Action) -> None:
+            rows = self.at[action.microbatch]
+            assert rows.embedded_BTD is not None
+            if self.has_mtp:
+                self.exchange.all_reduce_(rows.embedded_BTD)
+            else:
+                self.exchange.reduce_(rows.embedded_BTD, first.rank)
+            if user is None:
+                rows.embedded_BTD = None
+
+        self._beside(action, run)
         if user is not None:
             self.runtime.before[user] = lambda: self._enter(action)
 
     def _enter(self, action: Action) -> None:
         """Before the forward of the first stage, or of MTP's: whichever is this rank's first."""
         rows, batch = self._ended(Kind.C_EMBED, action), self._batch(action)
-        assert rows.embedded_BTD is not None
+        embedded_BTD, rows.embedded_BTD = rows.embedded_BTD, None
+        assert embedded_BTD is not None
         first = self._path(action)[0]
         if first.rank == self.runtime.rank:
-            hidden_BSD = rows.embedded_BTD[:, : batch.ids_BS.shape[1]].contiguous()
+            hidden_BSD = embedded_BTD[:, : batch.ids_BS.shape[1]].contiguous()
             self.runtime.inputs[first.stage, action.microbatch] = Arrival((hidden_BSD,))
         if self._mtp_stage(action) is not None:
             assert batch.further is not None
-            batch.next_bSD = rows.embedded_BTD[batch.further.row_b, 1:].requires_grad_(self.trains)
+            batch.next_bSD = embedded_BTD[batch.further.row_b, 1:].requires_grad_(self.trains)
 
     def share_embedding_gradient(self, action: Action) -> None:
         """From the first stage, and from MTP, to all."""
         batch, first = self._batch(action), self._path(action)[0]
         ids_BT = self._ids(action)
-        wide = torch.promote_types(self.runtime.dtype, torch.float32)
-        gradient_BTD = ids_BT.new_zeros(*ids_BT.shape, self.passes.embedding_RD.shape[1], dtype=wide)
+        wide = torch.promote_types(self.runtime.dtype, torch.float32)  # where two gradients add up
+        dtype = wide if self.has_mtp else self.runtime.dtype
+        gradient_BTD = ids_BT.new_zeros(*ids_BT.shape, self.passes.embedding_RD.shape[1], dtype=dtype)
         if first.rank == self.runtime.rank:
             (of_hidden_BSD,) = self.runtime.input_gradients.pop((first.stage, action.microbatch))
             gradient_BTD[:, : batch.ids_BS.shape[1]] = of_hidden_BSD
@@ -185,14 +196,17 @@ class _Step:
             gradient_BTD[batch.further.row_b, 1:] += batch.next_bSD.grad
             batch.next_bSD = None
         self.at[action.microbatch].gradient_BTD = gradient_BTD
-        self._beside(action, lambda action: self.exchange.all_reduce_(gradient_BTD))
+        if self.has_mtp:
+            self._beside(action, lambda _: self.exchange.all_reduce_(gradient_BTD))
+        else:
+            self._beside(action, lambda _: self.exchange.broadcast_(gradient_BTD, first.rank))
 
     def embedding_gradient(self, action: Action) -> None:
         """Into this rank's rows."""
         rows = self._ended(Kind.C_EMBED_GRAD, action)
         assert rows.gradient_BTD is not None
         add_embedding_gradient(self.passes.embedding_RD, self.passes.rows, self._ids(action), rows.gradient_BTD)
-        rows.gradient_BTD = rows.embedded_BTD = None
+        rows.gradient_BTD = None
 
     # Output layer
 

@@ -84,7 +84,8 @@ def test_every_schedule_keeps_its_pace(name: str, algorithm: Algorithm) -> None:
     interval = 3 * chunks + 1
     allowed = _seconds(bare, costs) + microbatches * 1 + 2 * BARRIERS[algorithm] * interval
     found = _seconds(add_vocabulary_passes(bare, algorithm, costs), costs)
-    assert found <= allowed * (1.25 if name == "v-min" else 1.03), (found, allowed)
+    slack = 1.25 if name == "v-min" else 1.03  # V-Min's block leaves no time between passes for others to move in
+    assert found <= allowed * slack, (found, allowed)
 
 
 @settings(max_examples=60, deadline=None)

@@ -23,6 +23,7 @@ from grainline.schedule.timeline import Timeline
 from grainline.schedule.update import add_update
 from grainline.schedule.v_schedules import v_half, v_min, zb_v
 from grainline.schedule.validate import peak_in_flight, validate
+from grainline.schedule.vocabulary import add_vocabulary_passes
 from grainline.schedule.zero_bubble import zb_auto, zb_h1, zb_h2
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Timeline",
     "add_messages",
     "add_update",
+    "add_vocabulary_passes",
     "breadth_first",
     "dualpipe_v",
     "eager_1f1b",

@@ -44,7 +44,8 @@ class CollectiveStream:
             running.result(self.timeout_seconds)
         except (RuntimeError, FutureTimeoutError) as error:
             self.watch.failed(str(action), error)
-            text = f"Rank {self.watch.rank} stopped at {wanted_by}: {action} hasn't ended ({error or 'timed out'})."
+            why = str(error) or f"after {self.timeout_seconds:g} s"
+            text = f"Rank {self.watch.rank} stopped at {wanted_by}: {action} hasn't ended ({why})."
             raise PipelineError(f"{text} A rank has died or hangs. Start all of them again.") from error
 
     def finish(self) -> None:

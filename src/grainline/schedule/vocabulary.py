@@ -50,7 +50,8 @@ def add_vocabulary_passes(schedule: Schedule, algorithm: Algorithm, costs: Costs
 
     Stages must not hold the embedding and the head any more. `costs` (default: equal stages) say what passes take;
     those of S, T, EMBED, EMBED_GRAD are in `costs.seconds_on` or `rank_seconds`, of collectives (all of it) too, with
-    `default_seconds` for what isn't there. A schedule of forwards alone gets what evaluation needs: EMBED, C_EMBED, C0, S, C1.
+    `default_seconds` for what isn't there. A schedule of forwards alone gets what evaluation needs: EMBED, C_EMBED, C0,
+    S and C1.
 
     Raises ScheduleError where lists have messages or passes already, or can't be carried out.
     """
@@ -71,8 +72,8 @@ def why_no_steady_state(ranks: int, microbatches: int, algorithm: Algorithm) -> 
     if microbatches >= enough:
         return None
     return (
-        f"{microbatches} micro-batches over {ranks} ranks are too few to hide the barriers of {algorithm}: all forwards "
-        f"run before the first backward. Use {enough} or more."
+        f"{microbatches} micro-batches over {ranks} ranks are too few to hide the barriers of {algorithm}: all "
+        f"forwards run before the first backward. Use {enough} or more."
     )
 
 

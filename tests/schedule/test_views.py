@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -404,6 +405,22 @@ def test_waiting_for_a_collective_is_for_whom_it_waits() -> None:
     ]
     waits = {w.source: w.seconds for w in rank_summaries(timeline(rows))[1].waits}
     assert waits == {"rank 0": 3.0, "collective C0": 1.0}
+
+
+def test_measured_collectives_are_each_ranks_own_and_clocks_differ_a_little() -> None:
+    rows: list[Row] = [
+        (Action(F, 0, 0), 0, 0, 0.0, 4.0),
+        (Action(Kind.C0, -1, 0), 0, 2, 4.0, 9.0),
+        (Action(Kind.S, -1, 0), 0, 0, 9.0, 9.5),
+        (Action(Kind.C0, -1, 0), 1, 3, 3.999, 5.0),  # by its own clock before the forward's end
+        (Action(Kind.S, -1, 0), 1, 1, 5.0, 10.0),
+    ]
+    made = replace(timeline(rows), how="measured")
+    waits = {w.source: w.seconds for w in rank_summaries(made)[1].waits}
+    assert waits == pytest.approx({"collective C0": 1.001, "rank 0": 3.999})
+    assert critical_path(made) == pytest.approx(
+        {"computing on rank 1": 5.0, "computing on rank 0": 3.999, "collective C0": 1.001}
+    )
 
 
 def test_of_many_ranks_the_least_busy_are_told() -> None:

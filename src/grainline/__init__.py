@@ -9,9 +9,10 @@ if TYPE_CHECKING:
     from grainline.hardware.cluster import Cluster
     from grainline.models.loading import load
     from grainline.train.run import train
+    from grainline.train.simulate import simulate
 
 __version__ = "0.1.0"
-__all__ = ["Cluster", "ModelConfig", "Plan", "Recipe", "load", "train"]
+__all__ = ["Cluster", "ModelConfig", "Plan", "Recipe", "load", "simulate", "train"]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -21,6 +22,7 @@ __getattr__, __dir__ = lazy_exports(
         "Plan": "documents",
         "Recipe": "documents",
         "load": "models.loading",
+        "simulate": "train.simulate",
         "train": "train.run",
     },
 )

@@ -155,7 +155,7 @@ def test_megatrons_cut_deals_the_blocks_evenly() -> None:
     cells = (Cell("embedding"), *blocks, Cell("mtp"), Cell("mtp_head"), Cell("head"))
     assert equal_cut(cells, 3) == (3, 2, 5)
     assert equal_cut(cells, 1) == (10,)
-    with pytest.raises(ScheduleError, match=r"6 blocks can't be dealt evenly to 4 stages, but to \[1, 2, 3, 6\]"):
+    with pytest.raises(ScheduleError, match=r"6 blocks can't be dealt evenly to 4 stages, but to any of 1, 2, 3, 6"):
         equal_cut(cells, 4)
 
 

@@ -46,6 +46,9 @@ VERBS: dict[str, dict[str, Verb]] = {
         "generate": Verb("generate", "let a model go on from a prompt"),
         "serve": Verb("serve", "answer the OpenAI HTTP API with a model"),
     },
+    "Decide before you pay": {
+        "simulate": Verb("simulate", "what a step of pipelined training would take on a cluster"),
+    },
     "Know the machine": {
         "doctor": Verb("doctor", "what works on this machine, what is missing, and the command that mends it"),
         "hardware": Verb("hardware", "this machine's cores, memory, accelerators and matmul rates"),

@@ -107,8 +107,8 @@ def equal_cut(cells: Sequence[Cell], stages: int) -> tuple[int, ...]:
     """
     blocks = sum(cell.kind in ("dense", "moe") for cell in cells)
     if blocks % stages:
-        divisors = [n for n in range(1, blocks + 1) if blocks % n == 0]
-        raise ScheduleError(f"{blocks} blocks can't be dealt evenly to {stages} stages, but to {divisors}")
+        divisors = ", ".join(str(n) for n in range(1, blocks + 1) if blocks % n == 0)
+        raise ScheduleError(f"{blocks} blocks can't be dealt evenly to {stages} stages, but to any of {divisors}")
     sizes = [blocks // stages] * stages
     first = next(i for i, cell in enumerate(cells) if cell.kind in ("dense", "moe"))
     sizes[0] += first

@@ -9,13 +9,10 @@ import torch
 from torch import Tensor
 
 from grainline.documents import GrainlineError, Plan, Recipe
-from grainline.documents.plan import Pipeline
 from grainline.parallel.ranks import Ranks
 
 if TYPE_CHECKING:
     from grainline.data.dataset import TokenDataset
-
-MICROBATCHES_PER_RANK = 4
 
 
 def is_sharded(plan: Plan, ranks: Ranks) -> bool:
@@ -27,8 +24,7 @@ def check_shares(recipe: Recipe, plan: Plan, ranks: Ranks) -> None:
     """Raise GrainlineError if the ranks can't share a batch."""
     sequences = recipe.batch_sequences
     if plan.pipeline is not None:
-        _check_microbatches(recipe, plan.pipeline, ranks.world // plan.pipeline.ranks)
-        return
+        return  # which has micro-batches to fill, and says so itself
     if sequences < ranks.world:
         raise GrainlineError(
             f"A batch of {sequences} sequences can't be shared by {ranks.world} ranks. Raise training.batch_tokens to "
@@ -40,25 +36,6 @@ def check_shares(recipe: Recipe, plan: Plan, ranks: Ranks) -> None:
             f"{recipe.training.batch_tokens} makes {sequences} sequences. Take a multiple of "
             f"{ranks.world * recipe.data.sequence_length}."
         )
-
-
-def _check_microbatches(recipe: Recipe, pipeline: Pipeline, replicas: int) -> None:
-    of_replica = recipe.batch_sequences // replicas
-    wanted = microbatches(recipe, pipeline, replicas)
-    if of_replica < wanted:
-        raise GrainlineError(
-            f"A batch of {recipe.batch_sequences} sequences can't fill {wanted} micro-batches"
-            f"{f' in each of {replicas} pipelines' if replicas > 1 else ''}. Raise training.batch_tokens to "
-            f"{replicas * wanted * recipe.data.sequence_length} or more, or take fewer (pipeline.microbatches)."
-        )
-
-
-def microbatches(recipe: Recipe, pipeline: Pipeline, replicas: int) -> int:
-    """Of a step in each pipeline: what the plan says, or 4 for each rank, fewer where there are few sequences."""
-    if pipeline.microbatches is not None:
-        return pipeline.microbatches
-    times = min(MICROBATCHES_PER_RANK, recipe.batch_sequences // replicas // pipeline.ranks)
-    return max(1, times) * pipeline.ranks  # a multiple: some schedules interleave groups of so many
 
 
 def share_of_step(step: int, batch_sequences: int, mine: range) -> range:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from grainline.documents import ModelConfig, Plan, Recipe
+from grainline.documents.recipe import Precision
 from grainline.hardware import Machine
 from grainline.parallel import Ranks
-from grainline.train.batches import microbatches
+from grainline.plan.pipeline import Resolved
 from grainline.train.estimate import Estimate, estimate
+from grainline.train.lay_out import lay_out
 
 MEMORY_SHARE = 0.6
 """Of the memory that is free: the rest is for what the formulas don't know."""
@@ -30,6 +32,7 @@ class Decision:
 
     plan: Plan
     compute: str
+    pipeline: Resolved | None = None  # the plan's, cut and scheduled
 
     @property
     def micro_batch_sequences(self) -> int:
@@ -60,11 +63,12 @@ def decide(
     if compute == "auto":
         compute = before.get("compute") or ("bfloat16" if machine.bfloat16_pays(device) else "float32")
     threads = plan.execution.threads or before.get("threads") or max(1, machine.threads // ranks.local_world)
-    pipeline, replicas = plan.pipeline, ranks.world
-    if pipeline is not None:
-        replicas = ranks.world // pipeline.ranks
-        pipeline = pipeline.model_copy(update={"microbatches": microbatches(recipe, pipeline, replicas)})
+    replicas = ranks.world if plan.pipeline is None else ranks.world // plan.pipeline.ranks
     layout = plan.layout.model_copy(update={"data_parallel": replicas})
+    pipeline: Resolved | None = None
+    if plan.pipeline is not None:
+        computed = recipe.model_copy(update={"precision": Precision(compute=compute)})
+        pipeline = lay_out(plan.model_copy(update={"layout": layout}), config, computed, machine, ranks)
 
     def with_micro_batch(sequences: int) -> Decision:
         execution = plan.execution.model_copy(
@@ -75,12 +79,11 @@ def decide(
                 "compile": "on" if _compiles(recipe, plan, device) else "off",
             }
         )
-        tables = {"layout": layout, "execution": execution, "pipeline": pipeline}
-        return Decision(plan.model_copy(update=tables), compute)
+        tables = {"layout": layout, "execution": execution, "pipeline": pipeline.pipeline if pipeline else None}
+        return Decision(plan.model_copy(update=tables), compute, pipeline)
 
     if pipeline is not None:
-        assert pipeline.microbatches is not None
-        return with_micro_batch(-(-recipe.batch_sequences // (replicas * pipeline.microbatches)))
+        return with_micro_batch(pipeline.batch.sequences)
     micro = plan.execution.micro_batch_sequences or before.get("micro_batch_sequences")
     if micro is None:
         free = MEMORY_SHARE * free_memory_bytes(machine, ranks)

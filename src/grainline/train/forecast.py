@@ -87,7 +87,7 @@ def dry_run(
     check_shares(recipe, plan, ranks)
     config = foreseen_model(recipe)
     if plan.pipeline is not None:
-        check_pipeline(recipe, plan.pipeline, config, ranks)
+        check_pipeline(recipe, plan, config, ranks)
     machine = look(disk=files.out)
     decision = decide(recipe, plan, config, machine, ranks, files.read_run())
     data_bytes = foreseen_bytes(recipe, Path(data) if data else files.data)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from grainline.documents import GrainlineError, ModelConfig, Recipe
-from grainline.documents.plan import Pipeline
+from grainline.documents import GrainlineError, ModelConfig, Plan, Recipe
+from grainline.hardware import look
 from grainline.models import formats
 from grainline.models.dial import config_for_depth
 from grainline.models.locate import load_config, locate
 from grainline.parallel import Ranks
 from grainline.parallel.pipeline.resolve import resolve
-from grainline.train.batches import microbatches
+from grainline.train.lay_out import lay_out
 
 
 def foreseen_model(recipe: Recipe) -> ModelConfig:
@@ -32,10 +32,12 @@ def foreseen_model(recipe: Recipe) -> ModelConfig:
     return config
 
 
-def check_pipeline(recipe: Recipe, pipeline: Pipeline, config: ModelConfig, ranks: Ranks) -> None:
+def check_pipeline(recipe: Recipe, plan: Plan, config: ModelConfig, ranks: Ranks) -> None:
     """Raise GrainlineError if this model can't be cut, or these micro-batches scheduled, as the plan says."""
-    count = microbatches(recipe, pipeline, ranks.world // pipeline.ranks)
-    resolve(pipeline.model_copy(update={"microbatches": count}), config)
+    assert plan.pipeline is not None
+    layout = plan.layout.model_copy(update={"data_parallel": ranks.world // plan.pipeline.ranks})
+    found = lay_out(plan.model_copy(update={"layout": layout}), config, recipe, look(measure=False), ranks)
+    resolve(found, config)
 
 
 def check_sizes(config: ModelConfig, sequence_length: int, tokens: int | None) -> None:

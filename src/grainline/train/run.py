@@ -91,7 +91,7 @@ def _claim(
             return done
     config = foreseen_model(recipe)
     if plan.pipeline is not None:
-        check_pipeline(recipe, plan.pipeline, config, ranks)
+        check_pipeline(recipe, plan, config, ranks)
     if not resume:
         files.clear()
     return None
@@ -125,6 +125,7 @@ def _train(
         compute=decision.compute,
         peak_flops=peak_flops(machine, ranks, decision.compute),
         bos_token_id=corpus.tokenizer.separator_id,
+        laid_out=decision.pipeline,
     )
     stack.callback(setup.work.close)
     state, guard = _resumed(setup, files, report)

@@ -17,6 +17,7 @@ from grainline.parallel import Ranks, shard
 from grainline.parallel.pipeline import Connection, Grid
 from grainline.parallel.pipeline.resolve import ResolvedPipeline, resolve
 from grainline.parallel.pipeline.vocabulary_group import SplitTables, vocabulary_passes
+from grainline.plan.pipeline import Resolved
 from grainline.train.batches import is_sharded
 from grainline.train.objective import Objective
 from grainline.train.optim import Optimizer
@@ -88,10 +89,12 @@ def set_up(
     compute: str,
     peak_flops: float | None,
     bos_token_id: int | None,
+    laid_out: Resolved | None = None,
 ) -> Setup:
     """Build (or take) the model, lay it out over the ranks and make its optimiser.
 
-    `plan.execution` must say micro_batch_sequences, and `compute` be "float32" or "bfloat16": `decide` fills them in.
+    `plan.execution` must say micro_batch_sequences, `compute` be "float32" or "bfloat16", and the plan's pipeline be
+    laid out: `decide` fills them in.
     """
     execution = plan.execution
     micro_batch_sequences = execution.micro_batch_sequences
@@ -99,7 +102,8 @@ def set_up(
     pipeline, connection = None, None
     if plan.pipeline is not None:
         config = source.config if isinstance(source, Model) else source
-        pipeline = resolve(plan.pipeline, config)
+        assert laid_out is not None
+        pipeline = resolve(laid_out, config)
         grid = Grid(plan.pipeline.ranks, plan.layout.data_parallel)
         connection = Connection(grid, ranks.device, timeout_seconds=PIPELINE_TIMEOUT_SECONDS)
     cells = pipeline.cells_of(connection.rank) if pipeline is not None and connection is not None else None

@@ -5,16 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from grainline.documents import GrainlineError, ModelConfig
-from grainline.documents.plan import Pipeline
 from grainline.parallel.pipeline.boundary import Cells
 from grainline.parallel.pipeline.vocabulary import rows_of
 from grainline.parallel.pipeline.vocabulary_passes import without_vocabulary
-from grainline.schedule import Kind, Schedule, ScheduleError, add_messages
-from grainline.schedule.cells import cells_of, stages_of
-from grainline.schedule.cut import equal_cut
-from grainline.schedule.offload import with_offload
-from grainline.schedule.recompute import with_recompute
-from grainline.schedule.table import make_schedule
+from grainline.plan.pipeline import Resolved
+from grainline.schedule import Kind, Schedule, add_messages
 from grainline.schedule.vocabulary import Algorithm, add_vocabulary_passes, why_no_steady_state
 
 
@@ -43,29 +38,20 @@ class ResolvedPipeline:
         return why_no_steady_state(self.training.ranks, self.training.microbatches, self.algorithm)
 
 
-def resolve(pipeline: Pipeline, config: ModelConfig) -> ResolvedPipeline:
-    """Raises GrainlineError for what can't be: an unknown schedule, or more stages than the model can fill."""
-    assert pipeline.microbatches is not None
-    bare = make_schedule(pipeline.schedule, pipeline.ranks, pipeline.microbatches)
-    cells = cells_of(config)
-    try:
-        cut = equal_cut(cells, bare.stages) if isinstance(pipeline.cut, str) else pipeline.cut
-        stages = tuple(tuple(cell.name for cell in stage) for stage in stages_of(cells, cut))
-    except (ScheduleError, ValueError) as error:
-        raise GrainlineError(f"The plan's pipeline.cut can't be: {error}.") from None
-    training, evaluation, algorithm = bare, forward_only(bare), None
-    if pipeline.vocabulary != "plain":
-        algorithm = pipeline.vocabulary
-        if not rows_of(config.vocab_size, pipeline.ranks - 1, pipeline.ranks):
+def resolve(found: Resolved, config: ModelConfig) -> ResolvedPipeline:
+    """Raises GrainlineError where ranks are more than rows of the vocabulary."""
+    evaluation, algorithm = forward_only(found.bare), None
+    stages = tuple(tuple(cell.name for cell in stage) for stage in found.stages)
+    if found.pipeline.vocabulary != "plain":
+        algorithm, ranks = found.pipeline.vocabulary, found.pipeline.ranks
+        if not rows_of(config.vocab_size, ranks - 1, ranks):
             raise GrainlineError(
-                f"A vocabulary of {config.vocab_size} leaves some of {pipeline.ranks} ranks without a row. Set the "
+                f"A vocabulary of {config.vocab_size} leaves some of {ranks} ranks without a row. Set the "
                 "plan's pipeline.vocabulary = 'plain'."
             )
         stages = without_vocabulary(config, stages)
-        training, evaluation = (add_vocabulary_passes(s, algorithm) for s in (training, evaluation))
-    training = with_recompute(training, pipeline.recompute)
-    training = with_offload(training) if pipeline.offload else training
-    return ResolvedPipeline(add_messages(training), add_messages(evaluation), stages, algorithm)
+        evaluation = add_vocabulary_passes(evaluation, algorithm)
+    return ResolvedPipeline(found.schedule, add_messages(evaluation), stages, algorithm)
 
 
 def forward_only(schedule: Schedule) -> Schedule:

@@ -19,7 +19,7 @@ from grainline.exhibits.vocabulary_rows import GIB, METHODS, PUBLISHED, VOCABULA
 
 NEAR = 0.1  # relative
 SEEDS = (0, 1, 2)
-NAMES = dict(zip(METHODS, ("plain", "redistribution", "Vocab-1", "Vocab-2", "lock-step"), strict=True))
+NAMES = dict(zip(METHODS, ("equal cut", "redistribution", "Vocab-1", "Vocab-2", "lock-step"), strict=True))
 
 FASTER = Claim(
     name="vocabulary-parallelism.faster",

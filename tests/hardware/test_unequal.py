@@ -396,6 +396,16 @@ def never_stopped(pid: int) -> bool:
 
 
 @linux
+def test_without_a_quota_there_is_a_duty_cycle_or_a_word_why_not(target: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "place_for", lambda pid: "no control group for CPU time is mounted")
+    with allowed_here(), slowed(target, 0.5, how="any", measure_seconds=0) as got:
+        assert (got.how, got.why_no_quota) == ("duty cycle", "no control group for CPU time is mounted")
+    refused = pytest.raises(NotAllowed, match=rf"process {target} can't be given a CPU quota: no control group")
+    with refused, slowed(target, 0.5, how="quota", measure_seconds=0):
+        pass
+
+
+@linux
 def test_a_process_may_end_while_it_is_slowed(target: int) -> None:
     with allowed_here(), slowed(target, 0.5, how="duty cycle", measure_seconds=0):
         os.kill(target, signal.SIGKILL)

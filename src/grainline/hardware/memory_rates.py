@@ -89,11 +89,10 @@ class CpuStream:
         found, start = [], time.perf_counter()
         if self.executor is not None:
             policies: tuple[Policy, ...] = ("simd", "par_simd") if self.executor.workers > 1 else ("simd",)
-            for policy in policies:
-                size = SMALLEST_SET
-                while size <= min(most_bytes, self.stream.n * DOUBLE) and time.perf_counter() - start < seconds:
-                    found.append(self._set_rate(policy, size))
-                    size *= 2
+            size = SMALLEST_SET
+            while size <= min(most_bytes, self.stream.n * DOUBLE) and time.perf_counter() - start < seconds:
+                found += [self._set_rate(policy, size) for policy in policies]
+                size *= 2
         return found
 
     def _set_rate(self, policy: Policy, size: int) -> SetRate:
@@ -154,19 +153,18 @@ def _alternating(
 ) -> list[StreamRates]:
     array_bytes = stream.n * (4 if stream.dtype == "float32" else DOUBLE)
     times: list[list[dict[Kernel, float]]] = [[] for _ in ways]
-    shares, began = [1.0 for _ in ways], time.perf_counter()
+    spent, on_cpu, began = [0.0 for _ in ways], [0.0 for _ in ways], time.perf_counter()
     for repetition in range(1 + repetitions):
         if repetition > 1 and time.perf_counter() - began > seconds:
             break
         for i, way in enumerate(ways):
             stream.backend = way
-            start, on_cpu = time.perf_counter(), time.process_time()
+            start, cpu_start = time.perf_counter(), time.process_time()
             once = stream.repetition()
             if repetition:
                 times[i].append(once)
-                if way.threads:
-                    spent = (time.perf_counter() - start) * way.threads
-                    shares[i] = min(shares[i], (time.process_time() - on_cpu) / spent)
+                spent[i] += (time.perf_counter() - start) * way.threads
+                on_cpu[i] += time.process_time() - cpu_start
     try:
         check_is_memory(array_bytes, cache_bytes)
         is_memory = True
@@ -180,7 +178,7 @@ def _alternating(
             array_bytes=array_bytes,
             bytes_per_second=stream.bytes_per_second({k: min(s[k] for s in times[i]) for k in KERNELS}),
             worst_bytes_per_second=stream.bytes_per_second({k: max(s[k] for s in times[i]) for k in KERNELS}),
-            share=shares[i],
+            share=min(1.0, on_cpu[i] / spent[i]) if way.threads else 1.0,
             is_memory=is_memory,
         )
         for i, way in enumerate(ways)

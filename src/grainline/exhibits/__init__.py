@@ -4,6 +4,7 @@
 EXHIBITS: dict[str, str] = {
     "gpipe": "gpipe",
     "ling2": "ling2",
+    "megatron-ptdp": "megatron_ptdp",
     "modern-cpp": "modern_cpp",
     "quickstart": "quickstart",
     "vocabulary-parallelism": "vocabulary_parallelism",

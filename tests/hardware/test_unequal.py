@@ -406,11 +406,16 @@ def test_without_a_quota_there_is_a_duty_cycle_or_a_word_why_not(target: int, mo
 
 
 @linux
-def test_a_process_may_end_while_it_is_slowed(target: int) -> None:
+@pytest.mark.parametrize("waited_for", [True, False])
+def test_a_process_may_end_while_it_is_slowed(target: int, waited_for: bool) -> None:
+    before = set(descendants(os.getpid()))
     with allowed_here(), slowed(target, 0.5, how="duty cycle", measure_seconds=0):
+        watcher = next(pid for pid in descendants(os.getpid()) if pid not in before)
         os.kill(target, signal.SIGKILL)
         until(lambda: state(target) == "Z", "it doesn't end")
-        os.waitpid(target, 0)
+        until(lambda: state(watcher) == "Z", "the helper doesn't notice")
+        if waited_for:
+            os.waitpid(target, 0)
 
 
 @linux

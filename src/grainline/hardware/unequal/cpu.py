@@ -92,7 +92,7 @@ def slowed(
         why = place if isinstance(place, str) else ""
         before = cpu_seconds(pid)
         yield Slowed(share, by, period_seconds, spin, free, why, pid, time.monotonic(), before)
-        if rule is not None and not rule.running and Path(f"/proc/{pid}").exists():
+        if rule is not None and not rule.running and not _has_ended(pid):
             raise RuntimeError(f"the {by} of process {pid} ended before its time: it has run at full speed since")
 
 
@@ -117,6 +117,14 @@ def _rule(pid: int, quota_cores: float, share: float, place: Place | str, period
                 yield running
         finally:
             os.close(target)
+
+
+def _has_ended(pid: int) -> bool:
+    """Also of one that its parent hasn't waited for yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def _pidfd(pid: int) -> int:

@@ -4,6 +4,7 @@
 EXHIBITS: dict[str, str] = {
     "gpipe": "gpipe",
     "ling2": "ling2",
+    "ling2-pipeline": "ling2_pipeline",
     "megatron-ptdp": "megatron_ptdp",
     "modern-cpp": "modern_cpp",
     "quickstart": "quickstart",

@@ -22,7 +22,7 @@ def test_cells_and_cuts_add_up() -> None:
 
 
 def test_loads_and_gains_are_those_of_a_check_in_one_unit() -> None:
-    """All passes of all cells in proportion: 1.41 → 1.045; 1.28, 1.31, 1.33 by micro-batches, with another cut as even."""
+    """All passes in proportion: 1.41 → 1.045; 1.28, 1.31, 1.33 by micro-batches, with another cut that is as even."""
     assert imbalance(stock(2 * RANKS), ALL) == pytest.approx(1.41, abs=0.005)
     assert imbalance(fine(2, ALL), ALL) == pytest.approx(1.045, abs=0.001)
     for microbatches, gain in ((42, 1.28), (84, 1.31), (168, 1.33)):

@@ -6,8 +6,8 @@ the forward. Messages take no time. A replica has 189 micro-batches: 18,144 sequ
 21. The 0.7 of logits is inferred from the report's 1.7 for MTP as a whole.
 
 The stock cut deals the blocks evenly and puts MTP, head and loss on the last stage. The report's +40 % also counts that
-MTP's logits aren't recomputed; both parts are told, and the cut alone where everything is recomputed, the head too. What
-remains isn't explained by the cut: blocks may not cost alike, and the stock schedule may have lost elsewhere.
+MTP's logits aren't recomputed; both parts are told, and the cut alone where everything is recomputed, the head too.
+What remains isn't explained by the cut: blocks may not cost alike, and the stock schedule may have lost elsewhere.
 """
 
 from __future__ import annotations

@@ -15,51 +15,53 @@ STOP_SECONDS = 15.0
 """What the others have to end by themselves when one has failed: they hear of it and say so."""
 
 POLL_SECONDS = 0.1
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Process = subprocess.Popen[bytes]
 
 
 def run_ranks(arguments: Sequence[str], ranks: int) -> int:
     """Run `grainline ARGUMENTS` in so many processes that find each other; returns the worst exit code.
 
-    Signals are the processes' to handle: Ctrl-C reaches them from the terminal, SIGTERM is passed on to them. When one
-    fails, the others are ended after a moment.
+    Each signal is passed on to them once. When one fails, the others are ended after a moment.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
-    world |= {"LOCAL_WORLD_SIZE": str(ranks)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "grainline", *arguments],
-            env=os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(ranks)
-    ]
+    world |= {"LOCAL_WORLD_SIZE": str(ranks), "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")}
+    started: list[Process] = []
     with _signals_passed_on(started):
-        failed_at: float | None = None
-        while any(process.poll() is None for process in started):
-            time.sleep(POLL_SECONDS)
-            if failed_at is None and any(process.poll() for process in started):
-                failed_at = time.monotonic()
-            if failed_at is not None and time.monotonic() - failed_at > STOP_SECONDS:
-                for process in started:
-                    process.kill()
+        for rank in range(ranks):
+            environment = os.environ | world | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            command = [sys.executable, "-m", "grainline", *arguments]
+            # In a session of its own: the terminal's Ctrl-C would come to it a second time, which means "at once".
+            started.append(subprocess.Popen(command, env=environment, start_new_session=True))
+        _wait(started)
     codes = [process.returncode for process in started]
     # A rank that was killed has a negative code; one that says what is wrong has a better one.
     return next((code for code in codes if code > 0), next((1 for code in codes if code < 0), 0))
 
 
+def _wait(started: Sequence[Process]) -> None:
+    failed_at: float | None = None
+    while any(process.poll() is None for process in started):
+        time.sleep(POLL_SECONDS)
+        if failed_at is None and any(process.poll() for process in started):
+            failed_at = time.monotonic()
+        if failed_at is not None and time.monotonic() - failed_at > STOP_SECONDS:
+            for process in started:
+                process.kill()
+
+
 @contextlib.contextmanager
-def _signals_passed_on(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+def _signals_passed_on(processes: Sequence[Process]) -> Iterator[None]:
     def pass_on(number: int, frame: object) -> None:
         for process in processes:
             if process.poll() is None:
                 process.send_signal(number)
 
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),  # the terminal sends it to all of the group
-        signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
-    }
+    before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
     try:
         yield
     finally:

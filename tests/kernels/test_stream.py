@@ -50,7 +50,10 @@ WORKERS = 3
 
 
 @pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
+def executor() -> Iterator[Executor | None]:
+    if _compiled.library() is None:
+        yield None
+        return
     with Executor(Target("cpu", "cpu", (ANYWHERE,) * WORKERS, (0,) * WORKERS)) as made:
         yield made
 

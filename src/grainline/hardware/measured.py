@@ -11,7 +11,7 @@ from grainline.hardware.caches import Cache
 from grainline.hardware.disk import DiskRates
 from grainline.hardware.host_link import HostLink
 from grainline.hardware.machine import Machine
-from grainline.hardware.memory_rates import SetRate, StreamRates, memory_rate
+from grainline.hardware.memory_rates import SetRate, StreamRates, of_memory
 from grainline.hardware.network_probe import GLOO, Route
 
 COMMAND = "grainline hardware measure"
@@ -39,7 +39,11 @@ class Measured:
 
     def memory_bytes_per_second(self, target: str) -> float | None:
         """Of a target's own memory; None where it wasn't measured, or only a cache was."""
-        return memory_rate([rates for rates in self.stream if rates.target == target])
+        found = self._of_memory(target)
+        return None if found is None else found.bytes_per_second["triad"]
+
+    def _of_memory(self, target: str) -> StreamRates | None:
+        return of_memory([rates for rates in self.stream if rates.target == target])
 
     def cache_rates(self, threads: int | None = None) -> dict[int, float]:
         """Level → bytes per second of reading by so many threads (default: all of those that were measured).
@@ -66,12 +70,13 @@ class Measured:
             table = devices[device]
             for dtype, by_size in self.matmul.get(target, {}).items():
                 table.setdefault("flops_per_second", {})[dtype] = max(by_size.values())
-            rate = self.memory_bytes_per_second(target)
+            stream = self._of_memory(target)
             for tier in table["memory"]:
                 tier.pop("bytes_per_second", None)  # of copies that may fit into a cache
-                if rate is not None:
-                    tier["bytes_per_second"] = rate
-                    table["origins"] = {"memory": {"source": "measured", "reference": f"{command}, STREAM triad"}}
+                if stream is not None:
+                    tier["bytes_per_second"] = stream.bytes_per_second["triad"]
+                    reference = f"{command}, STREAM triad: {stream.how}"
+                    table["origins"] = {"memory": {"source": "measured", "reference": reference}}
         if self.disk is not None:
             tables["nodes"][0]["disks"] = [self.disk.table(command)]
         tables["links"] = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -138,14 +138,14 @@ def accelerator_cache_bytes(target: Target) -> int:
     return int(torch.cuda.get_device_properties(target.name).L2_cache_size) if target.kind == "cuda" else 0
 
 
-def memory_rate(rates: list[StreamRates]) -> float | None:
-    """What a device's memory gives: triad with ordinary stores by the whole target. None if none is memory's rate.
+def of_memory(rates: Sequence[StreamRates]) -> StreamRates | None:
+    """What tells a device's memory: ordinary stores by the whole target. None if none is memory's rate.
 
-    Most kernels store ordinarily, so this is what they reach; where several backends were tried, the faster.
+    Most kernels store ordinarily, so this is what they reach; where several backends were tried, the faster triad.
     """
-    whole = [r for r in rates if r.is_memory and r.threads != 1 and "streaming" not in r.how]
-    whole = whole or [r for r in rates if r.is_memory and "streaming" not in r.how]
-    return max((r.bytes_per_second["triad"] for r in whole), default=None)
+    ordinary = [r for r in rates if r.is_memory and "streaming" not in r.how]
+    whole = [r for r in ordinary if r.threads != 1] or ordinary
+    return max(whole, key=lambda r: r.bytes_per_second["triad"], default=None)
 
 
 def _alternating(

@@ -81,11 +81,12 @@ class StageBytes:
                     parts[name] = parts.get(name, 0.0) + count
                 names += [cell.name for cell in self.cells[end - size : end]]
         listed = ", ".join(f"{name} {_gigabytes(count)}" for name, count in parts.items())
+        again = "" if any(held.inputs for held in self.in_flight) else "pipeline.recompute = 'always', "
         held = names[0] if len(names) == 1 else f"{len(names)} cells ({names[0]} … {names[-1]})"
         return (
             f"Memory doesn't suffice: rank {rank} ({seat.about}) with {held} needs {_gigabytes(sum(parts.values()))}, "
             f"and has {_gigabytes(seat.capacity_bytes)}: {listed}. Take more ranks, fewer or smaller micro-batches, "
-            "pipeline.recompute = 'always', or a schedule that holds less."
+            f"{again}or a schedule that holds less."
         )
 
 

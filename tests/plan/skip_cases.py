@@ -17,6 +17,7 @@ def problem(
     *,
     seed: int = 0,
     missing: float = 0.0,
+    furthest: int = 30,
     **rest: object,
 ) -> SkipProblem:
     """Random times of tenths of a second, nodes numbered by stage, micro-batches shared out among the data nodes."""
@@ -25,7 +26,7 @@ def problem(
     stages = tuple(tuple(range(end - size, end)) for end, size in zip(ends, sizes, strict=True))
     nodes = ends[-1]
     hops = [
-        [rng.randint(1, 30) / 10 if rng.random() >= missing else float("inf") for _ in range(nodes)]
+        [rng.randint(1, furthest) / 10 if rng.random() >= missing else float("inf") for _ in range(nodes)]
         for _ in range(nodes)
     ]
     for node in range(nodes):
@@ -66,8 +67,10 @@ def round_trip(p: SkipProblem, route: Route, release: float) -> float:
 def shortest_longest(p: SkipProblem) -> float:
     """The shortest longest walk over all joint routes within the quotas, each joint choice timed in every order."""
     best = float("inf")
-    routes = [list(every_route(p, agent)) for agent in range(p.agents)]
-    for joint in itertools.product(*routes):
+    alone = [{r: round_trip(p, r, p.release_seconds[a]) for r in every_route(p, a)} for a in range(p.agents)]
+    for joint in itertools.product(*alone):
+        if max(seconds[route] for seconds, route in zip(alone, joint, strict=True)) >= best:
+            continue
         if any("TC1" in words for words in check_routes(p, joint)):
             continue
         best = min(best, _ordered(p, joint, frozenset(), best))

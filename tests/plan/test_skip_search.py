@@ -73,19 +73,21 @@ def test_with_others_in_the_way_it_still_is(seed: int) -> None:
             assert after.start >= before.end + hop - 1e-9
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.integers(0, 999),
     st.sampled_from(
         (((1, 2, 1, 1), 3, 2, 2), ((2, 1, 1, 1), 3, 3, 3), ((1, 1, 2, 2), 3, 3, 3), ((2, 2, 1, 1), 3, 3, 2))
     ),
     st.booleans(),
+    st.sampled_from((4, 12)),  # links fast enough for micro-batches to get into each other's way
 )
 def test_the_longest_walk_is_as_short_as_it_can_be(
-    seed: int, shape: tuple[tuple[int, ...], int, int, int], together: bool
+    seed: int, shape: tuple[tuple[int, ...], int, int, int], together: bool, furthest: int
 ) -> None:
     counts, length, agents, slots = shape
-    p = problem(counts, length, agents, seed=seed, slots=slots, release_seconds=(0.0,) * agents if together else ())
+    release = (0.0,) * agents if together else ()
+    p = problem(counts, length, agents, seed=seed, slots=slots, release_seconds=release, furthest=furthest)
     found = conflict_based_search(p)
     best = shortest_longest(p)
     assert found.bound_seconds == pytest.approx(best)

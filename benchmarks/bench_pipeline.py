@@ -4,7 +4,7 @@ Two processes over gloo, each pinned to a core and with a model of its own seed,
 then torch's. Both run the same cells of the same dense model on the same micro-batches; gradients are compared first.
 Printed is our seconds over torch's, by schedule and size: "tiny" stages are little more than the runtime itself.
 
-    python benchmarks/bench_pipeline.py [--rounds 15] [--quick]
+    python benchmarks/bench_pipeline.py [--rounds 15] [--sizes tiny small middling] [--quick]
 """
 
 from __future__ import annotations
@@ -150,10 +150,11 @@ def candidates(rank: int, name: str, depth: int, rows: int, length: int) -> tupl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--quick", action="store_true", help="tiny stages and 5 rounds, nothing kept")
     arguments = parser.parse_args()
     rounds = 5 if arguments.quick else max(5, arguments.rounds)
-    sizes = ["tiny"] if arguments.quick else list(SIZES)
+    sizes = ["tiny"] if arguments.quick else arguments.sizes
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

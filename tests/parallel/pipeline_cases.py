@@ -70,6 +70,7 @@ class Case:
     microbatches: int = 4
     documents: bool = False
     recompute: bool = False  # of blocks
+    compute: torch.dtype | None = None  # what activations are; default: as parameters
     paths: tuple[tuple[tuple[int, int], ...], ...] | None = None
     replicas: int = 1
 
@@ -122,7 +123,9 @@ def _cases(ranks: int) -> dict[str, Case]:
     found = {f"{name}": Case(name, microbatches=2 * ranks) for name in SCHEDULES}
     found |= {
         "float32": Case("1f1b", dtype=torch.float32),
-        "blocks again": Case("1f1b", dtype=torch.float32, recompute=True),
+        "bfloat16": Case("1f1b", dtype=torch.float32, compute=torch.bfloat16),
+        "blocks again": Case("1f1b", recompute=True),
+        "blocks again, split": Case("zb-h1", recompute=True),
         "mla, tied, mtp": Case("1f1b", "mla-tied"),
         "mla, tied, mtp, split": Case("zb-h1", "mla-tied"),
         "dense, tied": Case("gpipe", "dense-tied", documents=True),

@@ -23,6 +23,7 @@ from grainline.schedule import Kind
 def alone(case: Case, stages: tuple[tuple[str, ...], ...], paths: Any, replica_ids: list[list[torch.Tensor]]) -> Any:
     """The whole model in this process: gradients, losses and counts of the same micro-batches, cell by cell."""
     model = build(MODELS[case.model], dtype=case.dtype, seed=3)
+    model.compute_dtype = case.compute
     nudge(model)
     loss, counts = 0.0, 0
     for ids in replica_ids:
@@ -59,7 +60,7 @@ def check(case: Case, world: int) -> dict[str, Any]:
     held = [cell for stage in schedule.stages_of(connection.rank) for cell in stages[stage]]
     part = build(MODELS[case.model], dtype=case.dtype, seed=3, cells=held)
     nudge(part)
-    part.compute_dtype, part.recompute = case.dtype, case.recompute
+    part.compute_dtype, part.recompute = case.compute or case.dtype, case.recompute
     runtime = connection.runtime(schedule, stages, part, loss=LOSS, batch_tokens=case.batch_tokens)
     ids = [[row.roll(7 * replica, 1) for row in case.ids()] for replica in range(case.replicas)]
     batches = [case.batch(ids_BS1) for ids_BS1 in ids[connection.replica]]

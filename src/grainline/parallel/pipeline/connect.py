@@ -49,7 +49,9 @@ class Connection:
         self.members = [self.grid.world_rank(rank, self.replica) for rank in range(self.grid.ranks)]
         # Messages have a group of their own: it breaks when a rank is gone, and takes no other with it.
         self.group = dist.new_group(backend="gloo", timeout=self._timeout)
-        self.watch = Watch(self.rank, dist.PrefixStore(str(self.replica), _get_default_store()), self.timeout_seconds)
+        # Notes of an earlier connection's failure mean nothing to this one.
+        store = dist.PrefixStore(f"{self.group.group_name}/{self.replica}", _get_default_store())
+        self.watch = Watch(self.rank, store, self.timeout_seconds)
 
     @property
     def _timeout(self) -> timedelta:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from grainline.documents import GrainlineError, ModelConfig
 from grainline.models.cells import cell_names
-from grainline.schedule import Schedule
+from grainline.schedule import Hop, Schedule
 from grainline.schedule.schedule import Path
 
 Cells = tuple[str, ...]
 """Names of a stage's cells, in order; none is allowed."""
+
+Key = tuple[int, int]
+"""Stage and micro-batch: what a rank does at most once a step."""
 
 Names = tuple[str, ...]
 """Fields of `models.cells.Carry` that there are at a boundary."""
@@ -33,6 +37,28 @@ def boundaries(path: Path, stages: Sequence[Cells], first: Names = ()) -> tuple[
             names = AFTER.get(cell, names)
         found.append(names)
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Of a stage on a micro-batch's path: the hops around it, and what crosses there."""
+
+    before: Hop | None
+    after: Hop | None
+    enters: Names
+    leaves: Names
+
+
+def places(schedule: Schedule, rank: int, stages: Sequence[Cells], first: Names = ()) -> dict[Key, Place]:
+    """Where this rank's stages are on all paths."""
+    found = {}
+    for m, path in enumerate(schedule.paths):
+        crossing = boundaries(path, stages, first)
+        for i, hop in enumerate(path):
+            if hop.rank == rank:
+                before, after = path[i - 1] if i else None, path[i + 1] if i + 1 < len(path) else None
+                found[hop.stage, m] = Place(before, after, crossing[i], crossing[i + 1])
+    return found
 
 
 def check_cells(config: ModelConfig, stages: Sequence[Cells]) -> None:

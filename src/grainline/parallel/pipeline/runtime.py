@@ -17,7 +17,7 @@ from grainline.kernels import WeightQueue
 from grainline.models.cells import Batch, Carry
 from grainline.models.loss import LossSums
 from grainline.models.model import Model
-from grainline.parallel.pipeline.boundary import Cells, Names, boundaries
+from grainline.parallel.pipeline.boundary import Cells, Key, Names, places
 from grainline.parallel.pipeline.collectives import CollectiveStream
 from grainline.parallel.pipeline.failure import PipelineError, Watch
 from grainline.parallel.pipeline.mail import Arrival, Mail
@@ -26,11 +26,8 @@ from grainline.parallel.pipeline.record import Span
 from grainline.parallel.pipeline.reduce import SharedGradients
 from grainline.parallel.pipeline.stage import Kept, RandomState, Stage
 from grainline.parallel.pipeline.transport import Transport
-from grainline.schedule import Action, Hop, Kind, Schedule
+from grainline.schedule import Action, Kind, Schedule
 from grainline.schedule.actions import COLLECTIVES, RECEIVES, SENDS
-
-Key = tuple[int, int]
-"""Stage and micro-batch: what a rank does at most once a step."""
 
 Do = Callable[[Action], None]
 TIMEOUT_SECONDS = 60.0
@@ -89,15 +86,8 @@ class PipelineRuntime:
             stage: Stage(tuple(self.stages[stage]), self.model, self.loss, self.batch_tokens)
             for stage in self.schedule.stages_of(self.rank)
         }
-        self._hops: dict[Key, _Place] = {}
         first: Names = () if self.passes is None else ("hidden_BSD",)
-        for m, path in enumerate(self.schedule.paths):
-            crossing = boundaries(path, self.stages, first)
-            for i, hop in enumerate(path):
-                if hop.rank == self.rank:
-                    before = path[i - 1] if i else None
-                    after = path[i + 1] if i + 1 < len(path) else None
-                    self._hops[hop.stage, m] = _Place(before, after, crossing[i], crossing[i + 1])
+        self._hops = places(self.schedule, self.rank, self.stages, first)
         by_kind: dict[Kind, set[Key]] = {}
         for a in own:
             by_kind.setdefault(a.kind, set()).add((a.stage, a.microbatch))
@@ -348,16 +338,6 @@ class PipelineRuntime:
             self.collective(Action(Kind.REDUCE), self.shared.modules())
         self._mail.finish()
         self._collectives.finish()
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Of a stage on a micro-batch's path: the hops around it, and what crosses there."""
-
-    before: Hop | None
-    after: Hop | None
-    enters: Names
-    leaves: Names
 
 
 def _key(action: Action) -> Key:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from grainline.documents.base import Document, Part
 
@@ -42,6 +42,15 @@ class Pipeline(Part):
     )
     paths: tuple[tuple[tuple[NonNegativeInt, NonNegativeInt], ...], ...] | None = Field(
         None, description="(stage, rank) hops of each micro-batch, for partial pipelines"
+    )
+    starts: tuple[tuple[NonNegativeFloat, ...], ...] | None = Field(
+        None,
+        description="with paths: planned seconds at which each forward of a micro-batch starts, then each backward from "
+        "the last hop to the first; ranks keep to this order",
+    )
+    gradient_mean: Literal["visits", "all"] = Field(
+        "visits",
+        description="with paths: a stage's gradient is the mean over the micro-batches that visited it, or over all",
     )
 
 

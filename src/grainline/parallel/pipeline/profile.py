@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -57,14 +58,14 @@ class _Trial:
         taken: dict[Kind, list[float]] = {kind: [] for kind in (Kind.F, Kind.B, Kind.I, Kind.W)}
         for _ in range(rounds):
             kept = self._forward(taken[Kind.F])
-            self._timed(taken[Kind.B], lambda kept=kept: self._backward(kept))
+            self._timed(taken[Kind.B], partial(self._backward, kept))
         queue = WeightQueue()
         self.model.defer_weights(queue)
         for _ in range(rounds):
             kept = self._forward([])
             with queue.collecting() as work:
-                self._timed(taken[Kind.I], lambda kept=kept: self._backward(kept))
-            self._timed(taken[Kind.W], lambda work=work: [one() for one in work])
+                self._timed(taken[Kind.I], partial(self._backward, kept))
+            self._timed(taken[Kind.W], partial(_all, work))
         return taken | {Kind.R: taken[Kind.F]}
 
     def _forward(self, into: list[float]) -> Kept:
@@ -93,6 +94,11 @@ class _Trial:
         begin = time.perf_counter()
         work()
         into.append(time.perf_counter() - begin)
+
+
+def _all(work: Sequence[Callable[[], None]]) -> None:
+    for one in work:
+        one()
 
 
 def costs_of(profiles: Sequence[Mapping[str, Seconds]], stages: Sequence[Sequence[str]], output_bytes: float) -> Costs:

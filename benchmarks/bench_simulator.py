@@ -22,7 +22,7 @@ from pathlib import Path
 
 from grainline.hardware import processor
 from grainline.schedule import Network, TaskGraph, add_messages, equal_costs, lower, make_schedule, perturb, simulate
-from grainline.schedule.engine import is_compiled, play_compiled, play_python
+from grainline.schedule.simulator.engine import is_compiled, play_compiled, play_python
 
 RESULT = Path(__file__).parent / "results" / "simulator.json"
 BUDGET_SECONDS = 10.0

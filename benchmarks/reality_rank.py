@@ -28,8 +28,8 @@ from grainline.parallel.pipeline.profile import costs_of, profile_cells
 from grainline.schedule import Costs, Kind, Schedule, add_messages, simulate
 from grainline.schedule.cells import cells_of
 from grainline.schedule.cut import cut, equal_cut
-from grainline.schedule.lower import lower
-from grainline.schedule.network import Network
+from grainline.schedule.simulator.lower import lower
+from grainline.schedule.simulator.network import Network
 from grainline.schedule.table import SCHEDULES, make_schedule
 
 RANKS, ROWS, LENGTH, MICROBATCHES = 2, 2, 64, 8

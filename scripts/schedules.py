@@ -21,7 +21,7 @@ from grainline.schedule import (
     peak_in_flight,
     simulate,
 )
-from grainline.schedule.draw import compare
+from grainline.schedule.views.draw import compare
 
 RANKS, MICROBATCHES = 8, 32  # of the table
 DRAWN_RANKS, DRAWN_MICROBATCHES = 4, 8

@@ -18,9 +18,9 @@ from grainline.schedule import (
     simulate,
 )
 from grainline.schedule.actions import COLLECTIVES
-from grainline.schedule.draw import compare
-from grainline.schedule.vocabulary import add_vocabulary_passes
-from grainline.schedule.vocabulary_baselines import interlaced
+from grainline.schedule.passes.vocabulary import add_vocabulary_passes
+from grainline.schedule.passes.vocabulary_baselines import interlaced
+from grainline.schedule.views.draw import compare
 
 RANKS, MICROBATCHES = 4, 8
 OUTPUT = 2.0  # forwards of a stage that the output layer's forward is worth

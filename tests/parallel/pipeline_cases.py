@@ -12,12 +12,12 @@ from grainline.documents.recipe import Loss
 from grainline.models.cells import Batch, cell_names
 from grainline.models.dial import config_for_depth
 from grainline.schedule import Schedule, add_messages
-from grainline.schedule.offload import with_offload
-from grainline.schedule.recompute import with_recompute
+from grainline.schedule.passes.offload import with_offload
+from grainline.schedule.passes.recompute import with_recompute
+from grainline.schedule.passes.split import split_backward
+from grainline.schedule.passes.update import add_update
 from grainline.schedule.schedule import Hop
-from grainline.schedule.split import split_backward
 from grainline.schedule.table import SCHEDULES, make_schedule
-from grainline.schedule.update import add_update
 
 VOCABULARY, LENGTH, ROWS = 64, 12, 3
 LOSS = Loss(z_loss=1e-2, balance_loss=1e-1, mtp_weight=0.3, mtp_every=2)

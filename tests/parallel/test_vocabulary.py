@@ -10,7 +10,7 @@ from tests.parallel.vocabulary_exchange import Answer, on_ranks, sharded, truth
 from torch import Tensor
 
 from grainline.parallel.pipeline.vocabulary import OutputLayer, add_embedding_gradient, look_up, rows_of
-from grainline.schedule.vocabulary import Algorithm
+from grainline.schedule.passes.vocabulary import Algorithm
 
 ALGORITHMS: tuple[Algorithm, ...] = ("vocab1", "vocab2")
 N, D = 23, 8

@@ -9,10 +9,10 @@ import torch
 from pipeline_cases import Case
 
 from grainline.schedule import Kind, Schedule, add_messages
-from grainline.schedule.recompute import with_recompute
+from grainline.schedule.passes.recompute import with_recompute
+from grainline.schedule.passes.vocabulary import Algorithm, add_vocabulary_passes
+from grainline.schedule.passes.vocabulary_baselines import interlaced
 from grainline.schedule.table import make_schedule
-from grainline.schedule.vocabulary import Algorithm, add_vocabulary_passes
-from grainline.schedule.vocabulary_baselines import interlaced
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from grainline.parallel.pipeline.vocabulary import Exchange, OutputLayer, rows_of
-from grainline.schedule.vocabulary import Algorithm
+from grainline.schedule.passes.vocabulary import Algorithm
 
 R = TypeVar("R")
 

@@ -33,7 +33,7 @@ from grainline.schedule import (
     peak_in_flight,
     simulate,
 )
-from grainline.schedule.collectives import crossing
+from grainline.schedule.simulator.collectives import crossing
 
 DAY = 86_400
 

@@ -16,7 +16,7 @@ from grainline.plan.pipeline import Resolved, pipeline_plan
 from grainline.plan.seats import compute_dtype, computing, seats
 from grainline.schedule import SCHEDULES, Kind, gpipe, lower, make_schedule, simulate, validate, zb_h1
 from grainline.schedule.cells import Cell
-from grainline.schedule.recompute import with_recompute
+from grainline.schedule.passes.recompute import with_recompute
 
 CONFIG = config_for_depth(8, 1000, 256)
 MIXED = cluster_of("2xA100-80 + 2xA10G@25GbE")

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from grainline.schedule import Action, Kind, TaskGraph
-from grainline.schedule.graph import Interference, Link, Memory, Ragged, Tier
+from grainline.schedule.simulator.graph import Interference, Link, Memory, Ragged, Tier
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from tests.schedule.plain_dependencies import plain_tasks_of
 
 from grainline.schedule import SCHEDULES, Action, Kind, Schedule, ScheduleError, add_messages, gpipe, make_schedule
 from grainline.schedule.dependencies import Place, Stream, tasks_of
-from grainline.schedule.offload import with_offload
-from grainline.schedule.one_f_one_b import one_f_one_b
-from grainline.schedule.recompute import with_recompute
+from grainline.schedule.members.one_f_one_b import one_f_one_b
+from grainline.schedule.passes.offload import with_offload
+from grainline.schedule.passes.recompute import with_recompute
+from grainline.schedule.passes.update import add_update
+from grainline.schedule.passes.vocabulary import add_vocabulary_passes
 from grainline.schedule.schedule import Hop
-from grainline.schedule.update import add_update
-from grainline.schedule.vocabulary import add_vocabulary_passes
 
 
 def says_the_same(schedule: Schedule) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grainline.schedule import Hop, Kind, Schedule, ScheduleError, add_messages, validate
-from grainline.schedule.partial import partial
+from grainline.schedule.members.partial import partial
 
 
 def drawn(seed: int, ranks: int, stages: int, microbatches: int, *, step: bool) -> tuple[Schedule, list[list[float]]]:

@@ -9,8 +9,8 @@ import pytest
 from tests.schedule.graphs import T, graph_of
 
 from grainline.schedule import ScheduleError, simulate
-from grainline.schedule import engine as engines
-from grainline.schedule.graph import Ragged
+from grainline.schedule.simulator import engine as engines
+from grainline.schedule.simulator.graph import Ragged
 
 
 @pytest.fixture(params=["python", "compiled"], autouse=True)
@@ -18,7 +18,7 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     if request.param == "compiled" and not engines.is_compiled():
         pytest.skip("the compiled core isn't built")
     play = engines.play_python if request.param == "python" else engines.play_compiled
-    monkeypatch.setattr(importlib.import_module("grainline.schedule.simulate"), "play", play)
+    monkeypatch.setattr(importlib.import_module("grainline.schedule.simulator.simulate"), "play", play)
 
 
 def test_a_stream_works_in_order_and_waits_for_needs() -> None:

@@ -22,9 +22,9 @@ from grainline.schedule import (
     perturb,
     simulate,
 )
-from grainline.schedule import engine as engines
-from grainline.schedule.graph import Link
-from grainline.schedule.update import add_update
+from grainline.schedule.passes.update import add_update
+from grainline.schedule.simulator import engine as engines
+from grainline.schedule.simulator.graph import Link
 
 
 @pytest.mark.skipif(not engines.is_compiled(), reason="the compiled core isn't built")

@@ -26,8 +26,8 @@ from grainline.schedule import (
     with_offload,
     with_recompute,
 )
+from grainline.schedule.passes.vocabulary import add_vocabulary_passes
 from grainline.schedule.schedule import straight_paths
-from grainline.schedule.vocabulary import add_vocabulary_passes
 
 STRICTER = "twice"
 """The one rule that is stricter than need be: nothing is done twice, even where that would do no harm."""

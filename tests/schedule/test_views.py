@@ -17,13 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grainline.documents import GrainlineError
-from grainline.schedule import Action, Kind, Timeline, perfetto
+from grainline.schedule import Action, Kind, Timeline
 from grainline.schedule.actions import COMPUTE
-from grainline.schedule.causes import Causes
-from grainline.schedule.draw import LEFT, RIGHT, compare, draw
-from grainline.schedule.draw_colours import BOXES, OF_STAGES, PALETTE, SHADES
-from grainline.schedule.summary import critical_path, rank_summaries, summary
 from grainline.schedule.timeline import MemorySeries
+from grainline.schedule.views import perfetto
+from grainline.schedule.views.causes import Causes
+from grainline.schedule.views.draw import LEFT, RIGHT, compare, draw
+from grainline.schedule.views.draw_colours import BOXES, OF_STAGES, PALETTE, SHADES
+from grainline.schedule.views.summary import critical_path, rank_summaries, summary
 
 F, B, SEND_F, SEND_B = Kind.F, Kind.B, Kind.SEND_F, Kind.SEND_B
 Row = tuple[Action, int, int, float, float]  # action, rank, stream, start, end

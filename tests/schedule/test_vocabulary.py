@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 
 from grainline.schedule import Action, Costs, Kind, Schedule, ScheduleError, StageCost, add_messages
 from grainline.schedule.actions import COLLECTIVES
-from grainline.schedule.lower import lower
-from grainline.schedule.network import Network
-from grainline.schedule.one_f_one_b import one_f_one_b
-from grainline.schedule.simulate import simulate
-from grainline.schedule.table import SCHEDULES, make_schedule
-from grainline.schedule.update import add_update
-from grainline.schedule.validate import peak_in_flight, validate
-from grainline.schedule.vocabulary import (
+from grainline.schedule.members.one_f_one_b import one_f_one_b
+from grainline.schedule.passes.update import add_update
+from grainline.schedule.passes.vocabulary import (
     BARRIERS,
     Algorithm,
     add_vocabulary_passes,
     default_seconds,
     why_no_steady_state,
 )
-from grainline.schedule.vocabulary_baselines import interlaced, redistributed_blocks
+from grainline.schedule.passes.vocabulary_baselines import interlaced, redistributed_blocks
+from grainline.schedule.simulator.lower import lower
+from grainline.schedule.simulator.network import Network
+from grainline.schedule.simulator.simulate import simulate
+from grainline.schedule.table import SCHEDULES, make_schedule
+from grainline.schedule.validate import peak_in_flight, validate
 
 ALGORITHMS: tuple[Algorithm, ...] = ("vocab1", "vocab2")
 

@@ -152,8 +152,8 @@ def _names(compare: str, known: tuple[str, ...]) -> list[str]:
 
 
 def _write(steps: Sequence[SimulatedStep], draw: Path | None, trace: Path | None) -> None:
-    from grainline.schedule import draw as drawing
-    from grainline.schedule import perfetto
+    from grainline.schedule.views import draw as drawing
+    from grainline.schedule.views import perfetto
 
     if draw is not None:
         timelines = [step.timeline for step in steps]
@@ -172,7 +172,7 @@ def _print_step(step: SimulatedStep) -> None:
 
     from grainline._progress import counts
     from grainline._words import count, percent, size, span
-    from grainline.schedule.summary import critical_path
+    from grainline.schedule.views.summary import critical_path
 
     console, found = Console(highlight=False, soft_wrap=True), step.resolved
     batch, timeline = found.batch, step.timeline

@@ -15,8 +15,8 @@ from functools import cache
 from grainline.hardware.catalogue import catalogue
 from grainline.plan.closed_forms import Gpt, data_elements
 from grainline.schedule import Costs, Kind, Network, StageCost, Timeline, add_messages, lower, make_schedule, simulate
-from grainline.schedule.graph import Link
-from grainline.schedule.network import Route
+from grainline.schedule.simulator.graph import Link
+from grainline.schedule.simulator.network import Route
 
 SERVER = 8  # GPUs
 MULTIPROCESSORS, TILE = 108, (256, 128)  # NVIDIA A100 whitepaper (2020); cuBLAS' largest tile there

@@ -217,7 +217,7 @@ def scattered_seconds(memory: float, link: float, home_of_second: int) -> float:
     `home_of_second`: the domain on which the half lies that the second domain's cores read. Rates in bytes per second.
     """
     from grainline.schedule import Action, Kind, TaskGraph, simulate
-    from grainline.schedule.graph import Link, Memory, Ragged
+    from grainline.schedule.simulator.graph import Link, Memory, Ragged
 
     links = (Link("memory 0", memory), Link("memory 1", memory), Link("0 to 1", link))
     crosses = [[0], [1] if home_of_second == 1 else [0, 2]]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from grainline.documents import Attention, ModelConfig
 from grainline.documents.recipe import Loss
-from grainline.schedule.vocabulary_baselines import redistributed_blocks
+from grainline.schedule.passes.vocabulary_baselines import redistributed_blocks
 
 if TYPE_CHECKING:
     from grainline.parallel.pipeline import Connection, PipelineRuntime
@@ -133,7 +133,7 @@ def _runtime(race: Race, method: str, connection: Connection) -> Iterator[Pipeli
     from grainline.parallel.pipeline.vocabulary_group import vocabulary_passes
     from grainline.parallel.pipeline.vocabulary_passes import without_vocabulary
     from grainline.schedule import add_messages, one_f_one_b
-    from grainline.schedule.vocabulary import add_vocabulary_passes
+    from grainline.schedule.passes.vocabulary import add_vocabulary_passes
 
     config, rank = race.config, connection.rank
     first, *between, last = race.blocks(method)

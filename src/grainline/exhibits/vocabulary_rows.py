@@ -33,8 +33,8 @@ from grainline.schedule import (
     peak_in_flight,
     simulate,
 )
-from grainline.schedule.vocabulary import Algorithm, add_vocabulary_passes
-from grainline.schedule.vocabulary_baselines import interlaced, redistributed_blocks
+from grainline.schedule.passes.vocabulary import Algorithm, add_vocabulary_passes
+from grainline.schedule.passes.vocabulary_baselines import interlaced, redistributed_blocks
 
 RANKS, MICROBATCHES, LAYERS, HIDDEN = 8, 128, 32, 3072
 LENGTHS = {"2k": 2048, "4k": 4096}

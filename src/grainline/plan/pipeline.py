@@ -19,11 +19,11 @@ from grainline.plan.vocabulary import CELLS, VocabularyCosts, vocabulary_costs
 from grainline.schedule import Costs, Kind, Network, Schedule, ScheduleError, StageCost, add_messages, make_schedule
 from grainline.schedule.cells import Cell, cells_of, stages_of
 from grainline.schedule.cut import Cut, DoesNotFit, cut, described, equal_cut
-from grainline.schedule.network import Route
-from grainline.schedule.offload import with_offload
-from grainline.schedule.recompute import with_recompute
+from grainline.schedule.passes.offload import with_offload
+from grainline.schedule.passes.recompute import with_recompute
+from grainline.schedule.passes.vocabulary import add_vocabulary_passes
 from grainline.schedule.schedule import Hop
-from grainline.schedule.vocabulary import add_vocabulary_passes
+from grainline.schedule.simulator.network import Route
 
 MICROBATCHES_PER_RANK = 4
 

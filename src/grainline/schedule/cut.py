@@ -14,7 +14,7 @@ import numpy as np
 from grainline.schedule.cells import Cell
 from grainline.schedule.cut_search import Problem, best_of_moves, exact, minimax, one_stage_each
 from grainline.schedule.dependencies import ScheduleError
-from grainline.schedule.graph import Floats
+from grainline.schedule.simulator.graph import Floats
 
 StageBytes = Callable[[int, int, int], float]
 """(stage, its first cell, the cell after its last) → bytes that the stage takes on its rank."""

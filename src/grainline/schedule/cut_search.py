@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grainline.schedule.graph import Floats, Ints
+from grainline.schedule.simulator.graph import Floats, Ints
 
 NODES = 10_000
 """Branch and bound gives up its proof after so many."""

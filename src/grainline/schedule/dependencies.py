@@ -24,9 +24,9 @@ import numpy as np
 
 from grainline.schedule.actions import COLLECTIVES, COMPUTE, COPIES, RECEIVES, SENDS, Action, Kind
 from grainline.schedule.columns import Columns, Index, Longs
-from grainline.schedule.graph import Ints, Ragged
 from grainline.schedule.inputs import action_at, action_name, inputs_of, refuse_nonsense
 from grainline.schedule.schedule import Schedule, ScheduleError
+from grainline.schedule.simulator.graph import Ints, Ragged
 
 WHATS = {
     "compute": COMPUTE,

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from grainline.documents import GrainlineError, nearest
-from grainline.schedule.breadth_first import breadth_first
 from grainline.schedule.costs import Costs, equal_costs
-from grainline.schedule.dualpipe_v import dualpipe_v
-from grainline.schedule.gpipe import gpipe
-from grainline.schedule.interleaved import interleaved_1f1b
-from grainline.schedule.one_f_one_b import eager_1f1b, one_f_one_b
-from grainline.schedule.placement import looped, v_shape
+from grainline.schedule.members.breadth_first import breadth_first
+from grainline.schedule.members.dualpipe_v import dualpipe_v
+from grainline.schedule.members.gpipe import gpipe
+from grainline.schedule.members.interleaved import interleaved_1f1b
+from grainline.schedule.members.one_f_one_b import eager_1f1b, one_f_one_b
+from grainline.schedule.members.placement import looped, v_shape
+from grainline.schedule.members.v_schedules import v_half, v_min, zb_v
+from grainline.schedule.members.zero_bubble import zb_auto, zb_h1, zb_h2
 from grainline.schedule.schedule import Schedule
-from grainline.schedule.v_schedules import v_half, v_min, zb_v
-from grainline.schedule.zero_bubble import zb_auto, zb_h1, zb_h2
 
 Make = Callable[[int, int, int, Costs], Schedule]
 """Ranks, micro-batches, chunks per rank, costs → bare compute."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from grainline.documents import GrainlineError, write_atomically
 from grainline.schedule.actions import COMPUTE, Action, Kind
-from grainline.schedule.graph import Floats, Ints
+from grainline.schedule.simulator.graph import Floats, Ints
 
 SCHEMA_VERSION = 1
 

@@ -10,7 +10,7 @@ from grainline.parallel.pipeline.vocabulary import rows_of
 from grainline.parallel.pipeline.vocabulary_passes import without_vocabulary
 from grainline.plan.pipeline import Resolved
 from grainline.schedule import Kind, Schedule, add_messages
-from grainline.schedule.vocabulary import Algorithm, add_vocabulary_passes, why_no_steady_state
+from grainline.schedule.passes.vocabulary import Algorithm, add_vocabulary_passes, why_no_steady_state
 
 
 @dataclass(frozen=True)

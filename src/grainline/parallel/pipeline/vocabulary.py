@@ -20,7 +20,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from grainline.schedule.vocabulary import Algorithm
+from grainline.schedule.passes.vocabulary import Algorithm
 
 CHUNK_ELEMENTS = 1 << 20  # logits of one chunk: small enough for the last-level cache, large enough for the matmul
 CHUNK_ROWS = 64  # and no fewer rows than that

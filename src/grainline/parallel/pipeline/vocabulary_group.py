@@ -17,7 +17,7 @@ from grainline.models.part import keep_rows
 from grainline.parallel.pipeline.connect import Connection
 from grainline.parallel.pipeline.vocabulary import rows_of
 from grainline.parallel.pipeline.vocabulary_passes import VocabularyPasses
-from grainline.schedule.vocabulary import Algorithm
+from grainline.schedule.passes.vocabulary import Algorithm
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from grainline.parallel.pipeline.vocabulary import (
     rows_of,
 )
 from grainline.schedule import Action, Kind
+from grainline.schedule.passes.vocabulary import Algorithm
 from grainline.schedule.schedule import Path
-from grainline.schedule.vocabulary import Algorithm
 
 
 class PipelineExchange(Exchange, Protocol):

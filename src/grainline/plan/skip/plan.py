@@ -16,7 +16,7 @@ from grainline.plan.skip.problem import Route, Seconds, SkipProblem
 from grainline.plan.skip.solve import Answer, solve
 from grainline.plan.skip.timetable import starts_of, timetable
 from grainline.schedule import Network, Schedule
-from grainline.schedule.network import Route as Way
+from grainline.schedule.simulator.network import Route as Way
 
 METHODS = ("full", "random", "unaware", "aware")
 """DT-FM's full pipelines; random paths within the quotas; SkipPipe without TC2; SkipPipe."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from grainline.schedule.costs import Costs, equal_costs
 from grainline.schedule.dependencies import ScheduleError
-from grainline.schedule.interleaved import interleaving
-from grainline.schedule.one_f_one_b import alternating, eager_1f1b
+from grainline.schedule.members.interleaved import interleaving
+from grainline.schedule.members.one_f_one_b import alternating, eager_1f1b
+from grainline.schedule.members.weights import place_weights, shortest
 from grainline.schedule.schedule import Schedule
-from grainline.schedule.weights import place_weights, shortest
 
 
 def zb_h1(

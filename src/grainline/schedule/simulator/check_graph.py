@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grainline.schedule.dependencies import ScheduleError
-from grainline.schedule.graph import Ints, Ragged, TaskGraph
+from grainline.schedule.simulator.graph import Ints, Ragged, TaskGraph
 
 
 def check_graph(graph: TaskGraph) -> None:

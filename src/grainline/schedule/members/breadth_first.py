@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grainline.schedule.actions import Action, Kind
-from grainline.schedule.placement import looped
+from grainline.schedule.members.placement import looped
 from grainline.schedule.schedule import Schedule, straight_paths
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from grainline.schedule.graph import Link
+from grainline.schedule.simulator.graph import Link
 
 if TYPE_CHECKING:
     from grainline.hardware.topology import Topology

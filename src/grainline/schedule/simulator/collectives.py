@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from grainline.schedule.actions import Kind
-from grainline.schedule.network import Network
 from grainline.schedule.schedule import Schedule
+from grainline.schedule.simulator.network import Network
 
 FROM_ONE = frozenset({Kind.C0, Kind.C_EMBED_GRAD})
 TO_ONE = frozenset({Kind.C_EMBED})

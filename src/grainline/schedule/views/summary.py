@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from grainline._words import join, percent, size, span
 from grainline.schedule.actions import COMPUTE, COPIES, SENDS, Action
-from grainline.schedule.causes import Causes
 from grainline.schedule.timeline import MemorySeries, Timeline
+from grainline.schedule.views.causes import Causes
 
 TOLD = 0.01  # waits of less than this share of the step aren't told
 UNEXPLAINED = "room or runtime"

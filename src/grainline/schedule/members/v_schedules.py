@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 from grainline.schedule.actions import Action, Kind
 from grainline.schedule.costs import Costs, equal_costs
-from grainline.schedule.placement import v_shape
+from grainline.schedule.members.placement import v_shape
+from grainline.schedule.members.weights import place_weights
 from grainline.schedule.schedule import Schedule, straight_paths
-from grainline.schedule.weights import place_weights
 
 PERIOD = 6
 Block = Callable[[int, int], tuple[int, int, int, int]]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grainline import _compiled
-from grainline.schedule import engine_py
-from grainline.schedule.graph import Floats, Ints, TaskGraph
+from grainline.schedule.simulator import engine_py
+from grainline.schedule.simulator.graph import Floats, Ints, TaskGraph
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from grainline.schedule.check_graph import check_graph
 from grainline.schedule.dependencies import ScheduleError
-from grainline.schedule.engine import Played, play
-from grainline.schedule.graph import TaskGraph
+from grainline.schedule.simulator.check_graph import check_graph
+from grainline.schedule.simulator.engine import Played, play
+from grainline.schedule.simulator.graph import TaskGraph
 from grainline.schedule.timeline import MemorySeries, Timeline
 
 SHOWN = 8  # tasks of a ring that an error names

@@ -14,9 +14,9 @@ from typing import Any
 
 from grainline.documents import write_atomically
 from grainline.schedule.actions import SENDS
-from grainline.schedule.causes import Causes
-from grainline.schedule.draw_colours import WORDS, name_of
 from grainline.schedule.timeline import Timeline
+from grainline.schedule.views.causes import Causes
+from grainline.schedule.views.draw_colours import WORDS, name_of
 
 Event = dict[str, Any]
 MICRO = 1e6  # the format counts in microseconds

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from grainline.schedule.costs import Costs, equal_costs
+from grainline.schedule.members.weights import least_held, place_weights
 from grainline.schedule.schedule import Schedule
-from grainline.schedule.weights import least_held, place_weights
 
 
 def split_backward(

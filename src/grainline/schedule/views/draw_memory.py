@@ -7,7 +7,7 @@ import numpy as np
 from grainline._canvas import Canvas, Curve, Words, fit
 from grainline._figure import Scale
 from grainline._words import size
-from grainline.schedule.graph import Floats
+from grainline.schedule.simulator.graph import Floats
 from grainline.schedule.timeline import MemorySeries, Timeline
 
 CHARTED = 8  # memories up to which each has a chart of its own

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 
-from grainline.schedule.graph import TaskGraph
+from grainline.schedule.simulator.graph import TaskGraph
 
 ROOM = 1 + 1e-12  # sums of bytes that are no whole numbers may be off by rounding
 

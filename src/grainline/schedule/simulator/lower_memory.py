@@ -12,8 +12,8 @@ import numpy as np
 
 from grainline.schedule.actions import Kind
 from grainline.schedule.columns import CODE, KINDS, Columns, Index, Longs
-from grainline.schedule.graph import Floats, Memory
-from grainline.schedule.stage_table import StageTable
+from grainline.schedule.simulator.graph import Floats, Memory
+from grainline.schedule.simulator.stage_table import StageTable
 
 
 def kept_by_forward(of: Columns, table: StageTable) -> Floats:

@@ -9,7 +9,7 @@ import numpy as np
 from grainline.schedule.actions import COPIES, RECEIVES, SENDS, Kind
 from grainline.schedule.columns import KINDS, Columns, Index, Longs
 from grainline.schedule.costs import Costs
-from grainline.schedule.graph import Floats
+from grainline.schedule.simulator.graph import Floats
 
 OF_STAGE = frozenset({Kind.F, Kind.B, Kind.I, Kind.W, Kind.R})  # what a stage's cost has seconds for
 

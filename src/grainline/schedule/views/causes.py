@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from grainline.schedule.actions import COLLECTIVES, COMPUTE, SENDS, Action, Kind
-from grainline.schedule.graph import Floats, Ints
+from grainline.schedule.simulator.graph import Floats, Ints
 from grainline.schedule.timeline import Timeline
 
 BACKWARDS = (Kind.B, Kind.I)

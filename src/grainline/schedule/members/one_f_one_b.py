@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from grainline.schedule.actions import Action, Kind
-from grainline.schedule.placement import looped
+from grainline.schedule.members.placement import looped
 from grainline.schedule.schedule import Schedule, straight_paths
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from grainline.schedule.actions import COMPUTE
 from grainline.schedule.dependencies import ScheduleError
-from grainline.schedule.graph import TaskGraph
+from grainline.schedule.simulator.graph import TaskGraph
 
 
 def perturb(graph: TaskGraph, *, seed: int, jitter: float = 0.0, slow: Mapping[int, float] | None = None) -> TaskGraph:

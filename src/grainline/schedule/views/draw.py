@@ -11,10 +11,10 @@ from grainline._canvas import Bars, Canvas, Curve, Words, text_width
 from grainline._figure import Scale
 from grainline._words import percent, size, span
 from grainline.documents import GrainlineError, make_folder, write_atomically
-from grainline.schedule.draw_colours import PALETTE, legend
-from grainline.schedule.draw_memory import draw_memory
-from grainline.schedule.draw_rows import draw_rows, rows_of, stages_of
 from grainline.schedule.timeline import Timeline
+from grainline.schedule.views.draw_colours import PALETTE, legend
+from grainline.schedule.views.draw_memory import draw_memory
+from grainline.schedule.views.draw_rows import draw_rows, rows_of, stages_of
 
 LEFT, RIGHT = 58.0, 62.0  # margins in pixels, for the names of rows and for what they come to
 

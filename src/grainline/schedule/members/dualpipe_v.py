@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 
 from grainline.schedule.actions import Action, Kind
-from grainline.schedule.placement import v_shape
+from grainline.schedule.members.placement import v_shape
 from grainline.schedule.schedule import Schedule, straight_paths
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from grainline.schedule.actions import Action, Kind
-from grainline.schedule.one_f_one_b import alternate
-from grainline.schedule.placement import looped
+from grainline.schedule.members.one_f_one_b import alternate
+from grainline.schedule.members.placement import looped
 from grainline.schedule.schedule import Schedule, straight_paths
 
 

@@ -13,15 +13,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from grainline.schedule.actions import COLLECTIVES, COMPUTE, COPIES, SENDS, Kind
-from grainline.schedule.collectives import NOTHING, Crossing, crossing, root_of
 from grainline.schedule.columns import CODE, KINDS
 from grainline.schedule.costs import Costs
 from grainline.schedule.dependencies import ScheduleError, Tasks, tasks_of
-from grainline.schedule.graph import Floats, Interference, Ragged, TaskGraph, Tier
-from grainline.schedule.lower_memory import kept_by_forward, memory_of
-from grainline.schedule.network import Network, Route
 from grainline.schedule.schedule import Schedule
-from grainline.schedule.stage_table import OF_STAGE, StageTable
+from grainline.schedule.simulator.collectives import NOTHING, Crossing, crossing, root_of
+from grainline.schedule.simulator.graph import Floats, Interference, Ragged, TaskGraph, Tier
+from grainline.schedule.simulator.lower_memory import kept_by_forward, memory_of
+from grainline.schedule.simulator.network import Network, Route
+from grainline.schedule.simulator.stage_table import OF_STAGE, StageTable
 from grainline.schedule.timeline import host_tier, rank_tier
 
 

@@ -13,9 +13,9 @@ from grainline._canvas import Bars, Canvas, Curve, Words, text_width
 from grainline._figure import Scale
 from grainline._words import percent, span
 from grainline.schedule.actions import COMPUTE, Kind
-from grainline.schedule.draw_colours import lane_of, name_of
-from grainline.schedule.graph import Floats
+from grainline.schedule.simulator.graph import Floats
 from grainline.schedule.timeline import Timeline
+from grainline.schedule.views.draw_colours import lane_of, name_of
 
 Indices = NDArray[np.integer[Any]]
 MOST_ROWS = 128  # more ranks than this: every so many are shown

@@ -1,0 +1,1 @@
+"""A schedule with costs as a task graph, and the graph played to its end."""

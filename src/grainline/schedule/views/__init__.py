@@ -1,0 +1,1 @@
+"""Timelines to look at: pictures, Perfetto traces, words."""

@@ -61,7 +61,9 @@ EXAMPLES = """\
   grainline quickstart --minutes 2            a small model, end to end, in two minutes
   grainline train recipe.toml --set seed=1    recipes to begin with: examples/recipes in a clone
   grainline generate runs/quickstart/model "Once upon a time"
-  grainline serve runs/quickstart/model       http://127.0.0.1:8000/v1"""
+  grainline serve runs/quickstart/model       http://127.0.0.1:8000/v1
+  grainline simulate recipe.toml --ranks 4 --cluster "2xA100-80 + 2xA10G@25GbE"
+  grainline train recipe.toml --pipeline 2    two processes, each with a part of the model"""
 
 DEBUG, ANYWHERE = "GRAINLINE_DEBUG", "ANYWHERE"
 NO_MEMORY = ("can't allocate memory", "out of memory")
@@ -146,7 +148,7 @@ def share_cores() -> None:
 def usage() -> str:
     """What `grainline --help` prints: the verbs, grouped by what a person wants."""
     width = max(len(name) for group in VERBS.values() for name in group) + 2
-    lines = ["grainline trains, measures and serves sparse language models on the hardware you have.", ""]
+    lines = ["grainline plans, trains, measures and serves sparse language models on the hardware you have.", ""]
     lines += ["usage: grainline VERB [ARGUMENTS]        grainline VERB --help says more of each", ""]
     for title, group in VERBS.items():
         lines += [title, *(f"  {name:{width}}{verb.summary}" for name, verb in group.items()), ""]

@@ -165,6 +165,25 @@ def test_ranks_default_to_no_more_than_layers() -> None:
     assert grainline.simulate(small, "16xA100-80").ranks == 3
 
 
+def test_a_timeline_is_told_alone_and_held_against(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "timeline.json"
+    grainline.simulate(recipe, CLUSTER, schedule="gpipe").save(kept)
+    picture = tmp_path / "kept.svg"
+    assert main(["simulate", "--timeline", str(kept), "--draw", str(picture)]) == 0
+    assert capsys.readouterr().out.startswith("gpipe, simulated: ")
+    assert picture.read_text().count("Timeline of") == 1
+    assert main(["simulate", str(recipe), "--cluster", CLUSTER, "--schedule", "gpipe", "--timeline", str(kept)]) == 0
+    assert "simulated: +0.0%\n" in capsys.readouterr().out
+    found = _json(capsys, recipe, "--cluster", CLUSTER, "--timeline", kept)
+    assert found["measured"]["schedule"] == "gpipe"  # type: ignore[index]
+    assert main(["simulate"]) == 2
+    assert "Name a recipe or a model to simulate, or a step that was run" in capsys.readouterr().err
+    assert main(["simulate", "--timeline", str(recipe)]) == 2
+    assert "recipe.toml: no timeline" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -27,9 +27,9 @@ WRONG = {
 def main(folder: Path) -> None:
     recipe = Recipe.load(folder / "recipe.toml")
 
-    def run(name: str, pipeline: dict[str, object], recipe: Recipe = recipe) -> None:
+    def run(name: str, pipeline: dict[str, object], recipe: Recipe = recipe, timeline: int | None = None) -> None:
         plan = Plan.parse({"execution": {"threads": 1}, "pipeline": {"ranks": 2, **pipeline}})
-        train(recipe, plan, out=folder / name, data=folder / "data", quiet=True)
+        train(recipe, plan, out=folder / name, data=folder / "data", quiet=True, timeline=timeline)
 
     for name, pipeline in PIPELINES.items():
         run(name, pipeline)
@@ -38,6 +38,10 @@ def main(folder: Path) -> None:
     run("resumed-by-vocab2", PIPELINES["vocab2"])
     run("wsm", PIPELINES["1f1b"], Recipe.load(folder / "wsm.toml"))
     said = {}
+    try:
+        run("wrong", PIPELINES["1f1b"], timeline=recipe.training.steps + 1)
+    except GrainlineError as error:
+        said["a timeline of no step"] = str(error)
     for name, pipeline in WRONG.items():
         try:
             run("wrong", pipeline)

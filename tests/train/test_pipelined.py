@@ -7,14 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 import grainline
+from grainline._words import percent, span
 from grainline.cli import main
 from grainline.documents import Plan, Recipe
+from grainline.schedule import Kind, Timeline
 from grainline.train import read_metrics, train
 from grainline.train.checkpoint import CheckpointFolder, CheckpointSource
 from grainline.train.checkpoint.folder import remove
@@ -144,25 +147,51 @@ def test_what_cannot_be_is_refused_by_key(folder: Path) -> None:
     )
     assert "pipeline.cut can't be: a cut of 2 cells" in said["a cut of too few cells"]
     assert "there is no pipeline schedule '2f2b'" in said["no such schedule"]
+    assert "Name one from 1 to 12 (training.steps)" in said["a timeline of no step"]
     assert json.loads((folder / "said-1.json").read_text()).keys() == said.keys()
 
 
 def test_the_command_starts_its_own_ranks(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options = ["--data", str(folder / "data"), "--set", "training.steps=2", "--set", "learning_rate.warmup_steps=0"]
     command = ["train", str(folder / "recipe.toml"), "--out", str(folder / "typed"), *options]
-    assert main([*command, "--pipeline", "2", "--schedule", "zb-h1", "--cut", "4,2", "--json"]) == 0
+    asked = ["--pipeline", "2", "--schedule", "zb-h1", "--cut", "4,2", "--timeline", "2"]
+    assert main([*command, *asked, "--json"]) == 0
     said = capfd.readouterr()
     assert json.loads(said.out)["steps"] == 2
     assert 'schedule = "zb-h1"' in said.err
     assert "2 ranks on cpu, a pipeline of 2 (zb-h1, 8 micro-batches, cells 4, 2)" in said.err
     assert said.err.count("Done: ") == 1
+    _check_timeline(folder / "typed", folder, said.err, capfd)
     assert main([*command, "--pipeline", "2", "--schedule", "2f2b", "--no-resume"]) == 2
     assert capfd.readouterr().err.count("there is no pipeline schedule '2f2b'") == 1
+
+
+def _check_timeline(run: Path, folder: Path, said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of its second step: in every form, read back, and held against a simulation of the plan that was run."""
+    found = Timeline.load(run / "timeline.json")
+    assert (found.name, found.how, found.ranks) == ("zb-h1", "measured", 2)
+    done = {(int(rank), action.kind.value) for rank, action in zip(found.rank, found.actions, strict=True)}
+    assert {(rank, kind) for rank in (0, 1) for kind in "FIW"} < done
+    assert Counter(action.kind for action in found.actions)[Kind.F] == 2 * 8
+    assert (run / "timeline.svg").read_text().startswith("<svg")
+    assert json.loads((run / "timeline.trace.json").read_text())["otherData"]["how"] == "measured"
+    assert said.count("Step 2, measured: passes of") == 1
+    assert f"bubble {percent(found.bubble_fraction)} of all ranks' time. What binds: " in said
+    told, both = ["simulate", "--timeline", str(run / "timeline.json")], folder / "both.svg"
+    assert main([*told, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["seconds"] == found.makespan
+    held = [str(run / "recipe.toml"), "--plan", str(run / "plan.toml"), "--cluster", "2xL4", "--draw", str(both)]
+    assert main([*told, *held]) == 0
+    words = capfd.readouterr().out
+    assert f"simulated, {span(found.makespan)} measured: " in words
+    assert "zb-h1, measured: " in words
+    assert both.read_text().count("zb-h1, simulated") == both.read_text().count("zb-h1, measured") == 1
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--timeline", "2"], "only the ranks of a pipeline have a timeline"),
         (["--cut", "4,2"], "--cut goes with --pipeline RANKS"),
         (["--pipeline", "2", "--cut", "4;2"], "--cut 4;2: auto, equal, or how many cells each stage has"),
         (["--pipeline", "0"], "pipeline.ranks"),

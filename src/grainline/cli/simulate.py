@@ -14,13 +14,14 @@ from grainline.documents import GrainlineError, nearest
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from grainline.schedule import Timeline
     from grainline.train.simulate import SimulatedStep
 
 LINKS = 4  # told at most
 
 
 def run(
-    recipe: str,
+    recipe: str | None = None,
     /,
     *,
     cluster: str | None = None,
@@ -35,6 +36,7 @@ def run(
     offload: bool = False,
     set: Settings = (),
     compare: str | None = None,
+    timeline: Path | None = None,
     draw: Path | None = None,
     trace: Path | None = None,
     save_plan: Path | None = None,
@@ -51,6 +53,7 @@ def run(
       grainline simulate recipe.toml --cluster "4xA100-80 + 4xA10G@25GbE" --schedule 1f1b
       grainline simulate recipe.toml --cluster cluster.toml --compare gpipe,1f1b,zb-h1 --draw steps.svg
       grainline simulate inclusionAI/Ling-mini-2.0 --cluster 8xH100 --ranks 4 --recompute always
+      grainline simulate runs/x/recipe.toml --plan runs/x/plan.toml --timeline runs/x/timeline.json --draw both.svg
 
     Args:
         recipe: a recipe (.toml or .json), or a model: its config.json, its folder, or ORG/NAME on the hub
@@ -66,7 +69,8 @@ def run(
         offload: keep activations in host memory until they are wanted
         set: one key of the recipe, as often as wanted
         compare: schedules with commas between, or all; a table, the best first
-        draw: write a picture (.svg or .png); with --compare, of all of them on one axis
+        timeline: of a step that was run (grainline train --timeline), held against; without a recipe it is told alone
+        draw: write a picture (.svg or .png); of several timelines on one axis
         trace: write a trace for ui.perfetto.dev (.json)
         save_plan: write the plan with all that was decided (.toml or .json), for grainline train --plan
         jitter: noise of every action, as a standard deviation of its logarithm, e.g. 0.05
@@ -75,9 +79,12 @@ def run(
         json: print one JSON object, or a list with --compare
     """
     from grainline.documents import Plan
-    from grainline.schedule import SCHEDULES
+    from grainline.schedule import SCHEDULES, Timeline
     from grainline.train.simulate import disturbed, pipeline_tables, read_cluster, simulated_step
 
+    measured = None if timeline is None else Timeline.load(timeline)
+    if recipe is None:
+        return _tell_measured(measured, draw, trace, json)
     known, begun = read_cluster(cluster), Plan() if plan is None else Plan.load(plan)
     slower = _slow(slow)
     if compare is not None and (schedule is not None or trace is not None or save_plan is not None):
@@ -107,17 +114,19 @@ def run(
     if not steps:
         raise GrainlineError("\n".join(refused))
     steps.sort(key=lambda step: step.seconds)
-    _write(steps, draw, trace)
+    _write([step.timeline for step in steps] + ([] if measured is None else [measured]), draw, trace)
     if save_plan is not None:
         begun.model_copy(update={"pipeline": steps[0].resolved.pipeline}).save(save_plan)
         print(f"The plan is in {save_plan}.", file=sys.stderr)
     if json:
-        found = [step.as_dict() for step in steps]
+        found = [step.as_dict() | ({} if measured is None else {"measured": _figures(measured)}) for step in steps]
         print(json_module.dumps(found if compare is not None else found[0], indent=2))
     elif compare is not None:
         _print_comparison(steps)
     else:
         _print_step(steps[0])
+    if measured is not None and not json:
+        _print_measured(measured, steps[0].timeline)
     for line in refused:
         print(line, file=sys.stderr)
     return 0
@@ -151,19 +160,48 @@ def _names(compare: str, known: tuple[str, ...]) -> list[str]:
     return list(known) if "all" in names else names
 
 
-def _write(steps: Sequence[SimulatedStep], draw: Path | None, trace: Path | None) -> None:
+def _tell_measured(measured: Timeline | None, draw: Path | None, trace: Path | None, json: bool) -> int:
+    """Of a step that was run, where there is nothing to simulate."""
+    from grainline.schedule.views.summary import summary
+
+    if measured is None:
+        raise GrainlineError("Name a recipe or a model to simulate, or a step that was run: --timeline timeline.json.")
+    _write([measured], draw, trace)
+    print(json_module.dumps(_figures(measured), indent=2) if json else summary(measured))
+    return 0
+
+
+def _figures(measured: Timeline) -> dict[str, object]:
+    return {
+        "schedule": measured.name,
+        "seconds": measured.makespan,
+        "bubble_fraction": measured.bubble_fraction,
+        "bubble_overhead": measured.bubble_overhead,
+        "busy_seconds": measured.busy_seconds().tolist(),
+    }
+
+
+def _print_measured(measured: Timeline, simulated: Timeline) -> None:
+    from grainline._words import span
+    from grainline.schedule.views.summary import summary
+
+    off = simulated.makespan / measured.makespan - 1
+    print(f"\nPasses of {span(simulated.makespan)} simulated, {span(measured.makespan)} {measured.how}: {off:+.1%}")
+    print(summary(measured))
+
+
+def _write(timelines: Sequence[Timeline], draw: Path | None, trace: Path | None) -> None:
     from grainline.schedule.views import draw as drawing
     from grainline.schedule.views import perfetto
 
     if draw is not None:
-        timelines = [step.timeline for step in steps]
         if len(timelines) == 1:
             drawing.draw(timelines[0], draw)
         else:
             drawing.compare(timelines, draw)
         print(f"Drawn in {draw}.", file=sys.stderr)
     if trace is not None:
-        perfetto.save(steps[0].timeline, trace)
+        perfetto.save(timelines[0], trace)
         print(f"The trace is in {trace}: open it on ui.perfetto.dev.", file=sys.stderr)
 
 

@@ -29,6 +29,7 @@ def run(
     schedule: str | None = None,
     cut: str | None = None,
     microbatches: int | None = None,
+    timeline: int | None = None,
     out: Path | None = None,
     set: Settings = (),
     data: Path | None = None,
@@ -54,6 +55,7 @@ def run(
         schedule: the pipeline's schedule; default: 1f1b
         cut: cells of each of its stages, such as 4,3; or auto (by cost, the default), or equal
         microbatches: that it cuts a batch into; default: 4 for each rank
+        timeline: a step of a pipeline whose measured timeline is kept, drawn and traced, in the run's folder
         out: folder of the run; default: runs/ and the recipe's name
         set: one key of the recipe, as often as wanted
         data: folder for tokenizer and packed text that several runs share; default: in the run's folder
@@ -85,11 +87,12 @@ def run(
             same = ["train", str(recipe), "--plan", str(written), "--out", str(folder)]
             same += [word for assignment in set for word in ("--set", assignment)]
             same += [] if data is None else ["--data", str(data)]
+            same += [] if timeline is None else ["--timeline", str(timeline)]
             same += ["--no-resume"] * no_resume + ["--json"] * json
             return run_ranks(same, layout.pipeline.ranks * layout.layout.data_parallel)
     from grainline.train import train
 
-    result = train(wanted, layout, out=folder, resume=not no_resume, data=data)
+    result = train(wanted, layout, out=folder, resume=not no_resume, data=data, timeline=timeline)
     if json and _speaks():
         print(json_module.dumps(result.as_dict(), indent=2))
     return 0

@@ -71,6 +71,11 @@ class RunFolder:
         return self.out / "metrics.jsonl"
 
     @property
+    def timeline(self) -> Path:
+        """What the ranks of a pipeline did and when in one step, if asked for; a picture and a trace are beside it."""
+        return self.out / "timeline.json"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files, if asked for."""
         return self.out / "tensorboard"
@@ -124,7 +129,7 @@ class RunFolder:
             shutil.rmtree(folder, ignore_errors=True)
         for folder in (self.model, self.last_model, self.best_model, self.tensorboard):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.metrics, self.run, self.recipe, self.plan, self.result):
+        for file in (self.metrics, self.run, self.recipe, self.plan, self.result, *self.out.glob("timeline*.*")):
             file.unlink(missing_ok=True)
 
     def check_recipe(self, recipe: Recipe) -> None:

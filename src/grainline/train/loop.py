@@ -22,6 +22,7 @@ from grainline.train.progress import Reporter
 from grainline.train.setup import Setup
 from grainline.train.signals import StopRequest, TrainingInterrupted
 from grainline.train.state import Best, TrainingState
+from grainline.train.timelines import keep
 from grainline.train.validate import bits_per_byte, validate
 
 LOADS_KEPT = 100
@@ -53,6 +54,7 @@ class Loop:
     metrics: MetricsLog | None  # the first rank's
     board: TensorBoard | None
     stop: StopRequest
+    timeline_step: int | None = None  # whose measured timeline is kept
 
     def run(self) -> None:
         """Raises TrainingInterrupted after a signal, TrainingDiverged from the guard; both leave a resumable run."""
@@ -62,6 +64,8 @@ class Loop:
         before = state.seconds
         while state.step < steps:
             line, stops = self._step()
+            if state.step == self.timeline_step:
+                self._keep_timeline(state.step)
             if state.step % recipe.validation.every == 0 or state.step == steps:
                 line |= self._validate()
             line["checkpoint_seconds"], stall = stall, 0.0
@@ -140,6 +144,11 @@ class Loop:
             if keeps_loads(step, setup.recipe.training.steps, setup.recipe.logging.every):
                 line["loads"] = totals.counts_LE.long().tolist()
         return line
+
+    def _keep_timeline(self, step: int) -> None:
+        timeline = self.setup.work.timeline()
+        if timeline is not None and self.setup.ranks.is_first:
+            self.report.say(keep(timeline, step, self.files.timeline))
 
     def _validate(self) -> dict[str, float]:
         """Score held-out text; where it is the best so far, save the weights."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,8 +14,9 @@ from grainline.models.cells import Batch
 from grainline.models.model import Model
 from grainline.models.moe import step_bias
 from grainline.parallel import Ranks, share
-from grainline.parallel.pipeline import Connection, PipelineRuntime
+from grainline.parallel.pipeline import Connection, PipelineRuntime, StepResult
 from grainline.parallel.pipeline.vocabulary_group import SplitTables
+from grainline.schedule import Timeline
 from grainline.train.batches import sequences_of, share_of_step, split
 from grainline.train.work import LocalSums
 
@@ -37,6 +38,7 @@ class Pipelined:
     bos_token_id: int | None
     split: SplitTables | None = None  # where the vocabulary is
     remark: str | None = None  # what a person should know
+    _last: StepResult | None = field(default=None, init=False)
 
     def share(self, step: int) -> range:
         """See `work.Work`: a replica's, alike on all ranks of its pipeline."""
@@ -46,7 +48,7 @@ class Pipelined:
     def gradients(self, step: int) -> LocalSums:
         """See `work.Work`."""
         parts = list(split(self.share(step), self.training.schedule.microbatches))
-        result = self.training.step(self._batches(self.train, parts))
+        self._last = result = self.training.step(self._batches(self.train, parts))
         moe, layers = self.model.config.moe, len(self.model.config.sparse_layers)
         return LocalSums.of((sums for _, sums in result.sums), layers, 0 if moe is None else moe.experts)
 
@@ -97,6 +99,10 @@ class Pipelined:
     def _largest(self) -> int:
         """Sequences in a micro-batch, at most."""
         return -(-self.recipe.batch_sequences // (self.training.schedule.microbatches * self.connection.grid.replicas))
+
+    def timeline(self) -> Timeline | None:
+        """See `work.Work`. Of this rank's replica."""
+        return None if self._last is None else self.connection.timeline(self.training.schedule, self._last)
 
     def as_saved(self, name: str, tensor: Tensor) -> Tensor:
         """See `work.Work`."""

@@ -34,6 +34,7 @@ from grainline.train.setup import Setup, set_up
 from grainline.train.signals import StopRequest, TrainingInterrupted
 from grainline.train.source import fit, source_of
 from grainline.train.state import TrainingState
+from grainline.train.timelines import check_timeline
 
 
 def train(
@@ -45,13 +46,14 @@ def train(
     overrides: Iterable[str] = (),
     data: str | Path | None = None,
     quiet: bool = False,
+    timeline: int | None = None,
 ) -> TrainResult:
     """Train what `recipe` asks for as `plan` says (default: decided from the machine), and keep everything in `out`.
 
     With `resume` a run that was interrupted goes on from its last checkpoint, and one that came to its end is returned
     as it is; without it `out` is cleared first. `overrides` are ``a.b=value`` strings for the recipe. `data` is a
-    folder for tokenizer and packed text that several runs share (default: in `out`). Under torchrun every rank calls
-    this.
+    folder for tokenizer and packed text that several runs share (default: in `out`). `timeline` is a step of a pipeline
+    whose measured timeline is kept. Under torchrun every rank calls this.
 
     Raises GrainlineError for what a person can mend, TrainingDiverged (one of them) when the guard stops the run, and
     TrainingInterrupted (a KeyboardInterrupt) after Ctrl-C or SIGTERM, with the run saved.
@@ -60,7 +62,7 @@ def train(
     files = RunFolder(Path(out), recipe.checkpoint.keep)
     ranks = join_ranks(plan.execution.device)
     with ExitStack() as stack:
-        done = ranks.on_first(lambda: _claim(files, recipe, plan, ranks, resume, stack))
+        done = ranks.on_first(lambda: _claim(files, recipe, plan, ranks, resume, timeline, stack))
         quiet = quiet or not ranks.is_first
         if done is not None:
             Reporter(recipe.training.steps, quiet=quiet).say(
@@ -70,11 +72,17 @@ def train(
         report = Reporter(recipe.training.steps, files.log if ranks.is_first else None, quiet=quiet)
         stack.callback(report.close)
         stack.enter_context(_threads_restored())
-        return _train(recipe, plan, files, Path(data) if data else files.data, ranks, report, stack)
+        return _train(recipe, plan, files, Path(data) if data else files.data, ranks, timeline, report, stack)
 
 
 def _claim(
-    files: RunFolder, recipe: Recipe, plan: Plan, ranks: Ranks, resume: bool, stack: ExitStack
+    files: RunFolder,
+    recipe: Recipe,
+    plan: Plan,
+    ranks: Ranks,
+    resume: bool,
+    timeline: int | None,
+    stack: ExitStack,
 ) -> TrainResult | None:
     """Take the folder for this run; its result if it came to its end before. For the first rank alone.
 
@@ -82,6 +90,8 @@ def _claim(
     """
     refuse_unsupported(plan, ranks)
     check_shares(recipe, plan, ranks)
+    if timeline is not None:
+        check_timeline(timeline, recipe, plan)
     stack.enter_context(files.locked())
     refuse_inside(files.out, recipe.data.text)
     if resume:
@@ -98,7 +108,14 @@ def _claim(
 
 
 def _train(
-    recipe: Recipe, plan: Plan, files: RunFolder, data: Path, ranks: Ranks, report: Reporter, stack: ExitStack
+    recipe: Recipe,
+    plan: Plan,
+    files: RunFolder,
+    data: Path,
+    ranks: Ranks,
+    timeline: int | None,
+    report: Reporter,
+    stack: ExitStack,
 ) -> TrainResult:
     machine = ranks.on_first(lambda: look(disk=files.out))
     source, tokenizer = source_of(recipe)
@@ -133,6 +150,8 @@ def _train(
     report.say(_intention(setup, decision, config, corpus, resumed_from))
     if isinstance(setup.work, Pipelined) and setup.work.remark is not None:
         report.say(setup.work.remark)
+    if timeline is not None and state.step >= timeline:
+        report.say(f"Step {timeline} was made before, so that no timeline of it is kept: name a later one.")
     writer = CheckpointWriter()
     stack.callback(writer.close)
     wants_board = ranks.is_first and recipe.logging.tensorboard
@@ -146,6 +165,7 @@ def _train(
         metrics=MetricsLog(files.metrics, state.step) if ranks.is_first else None,
         board=open_tensorboard(files.tensorboard, state.step) if wants_board else None,
         stop=stack.enter_context(StopRequest(announce=ranks.is_first)),
+        timeline_step=timeline,
     )
     stack.callback(loop.close)
     try:

@@ -14,6 +14,7 @@ from grainline.models.loss import LossSums
 from grainline.models.model import Model
 from grainline.models.moe import step_bias
 from grainline.parallel import Ranks, sum_gradients
+from grainline.schedule import Timeline
 from grainline.train.batches import micro_batches, sequences_of, share_of_step, split
 from grainline.train.objective import Objective
 
@@ -60,6 +61,10 @@ class Work(Protocol):
 
     def score(self, dataset: TokenDataset, count: int) -> Tensor:
         """float64 [2]: cross-entropy and tokens of this rank's part of the first `count` sequences. No gradients."""
+        ...
+
+    def timeline(self) -> Timeline | None:
+        """What the ranks did and when in the last step's passes, where they depend on each other; all ranks ask."""
         ...
 
     def as_saved(self, name: str, tensor: Tensor) -> Tensor:
@@ -122,6 +127,9 @@ class SharedOut:
             if part:
                 sums += torch.tensor([of_part.cross_entropy.item(), of_part.tokens], dtype=torch.float64)
         return sums
+
+    def timeline(self) -> None:
+        """See `Work`. Each has its passes to itself."""
 
     def as_saved(self, name: str, tensor: Tensor) -> Tensor:
         """See `Work`. FSDP's parameters say by themselves what they are part of."""

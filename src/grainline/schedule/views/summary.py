@@ -73,7 +73,7 @@ def summary(timeline: Timeline) -> str:
     whole = timeline.makespan or 1.0
     lines = [
         f"{timeline.name}, {timeline.how}: {span(timeline.makespan)}, bubble {percent(timeline.bubble_fraction)}",
-        f"What binds, along the critical path: {_binding(timeline, whole)}.",
+        f"What binds, along the critical path: {binding(timeline)}.",
     ]
     rows: list[RankSummary] = list(rank_summaries(timeline))
     if len(rows) > MOST_ROWS:
@@ -90,8 +90,9 @@ def summary(timeline: Timeline) -> str:
     return "\n".join(lines)
 
 
-def _binding(timeline: Timeline, whole: float) -> str:
-    """The critical path by its kinds, with the largest part of each."""
+def binding(timeline: Timeline) -> str:
+    """The critical path by its kinds, with the largest part of each, in words."""
+    whole = timeline.makespan or 1.0
     kinds: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for what, seconds in critical_path(timeline).items():
         kind, _, where = what.partition(" ")

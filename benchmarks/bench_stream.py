@@ -1,7 +1,7 @@
 """STREAM by one generic source beside native C with OpenMP: every policy, kernel and kind of store, in turns.
 
-Arrays are four times as large as the last-level caches unless --elements says otherwise; both programs hold three. The
-ratio is of the best of ten repetitions, and its error bar over rounds with processes and memory of their own.
+Arrays are four times as large as the last-level caches unless --elements says otherwise. The ratio is of the best of ten
+repetitions over the same memory, and its error bar over rounds with processes and memory of their own.
 
     python benchmarks/bench_stream.py [--rounds 6] [--elements N] [--policies par_simd seq]
 """
@@ -57,9 +57,9 @@ def main() -> None:
     arguments = parser.parse_args()
     machine = look(measure=False)
     target = cpu_targets(machine.threads)[0]
-    needed, free = 6 * DOUBLE * arguments.elements, machine.memory_available_bytes
+    needed, free = 3 * DOUBLE * arguments.elements, machine.memory_available_bytes
     if needed > free:
-        raise SystemExit(f"six arrays of {arguments.elements} doubles need {needed:,} bytes, and {free:,} are free")
+        raise SystemExit(f"three arrays of {arguments.elements} doubles need {needed:,} bytes, and {free:,} are free")
     results = []
     with tempfile.TemporaryDirectory(prefix="grainline-stream-") as folder:
         for policy in arguments.policies:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grainline import _compiled
+from grainline.documents import GrainlineError
 from grainline.exhibits import modern_cpp, native_stream, stream_race
 from grainline.exhibits.frame import NotRun, Scale
 from grainline.exhibits.modern_cpp import GPU, NUMPY, PLACEMENT, scattered_seconds
@@ -23,7 +25,9 @@ from grainline.exhibits.stream_race import Race, race
 from grainline.kernels.stream import KERNELS, POLICIES, Stream
 from grainline.kernels.targets import ANYWHERE, Target
 
-CORE = pytest.mark.skipif(_compiled.library() is None, reason="needs the compiled core")
+CORE = pytest.mark.skipif(
+    _compiled.library() is None or not hasattr(os, "memfd_create"), reason="needs the compiled core, and Linux"
+)
 COMPILER = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 TARGET = Target("cpu", "cpu", (ANYWHERE, ANYWHERE), (0, 0))
 
@@ -68,9 +72,9 @@ def test_turns_alternate_and_the_best_but_the_first_counts(
     class Fake:
         """Seconds that fall: 9, 8, 7, …"""
 
-        threads = 2
+        threads, left = 2, 10
 
-        def __init__(self, program: Path, elements: int, cores: tuple[int, ...]) -> None:
+        def __init__(self, program: Path, elements: int, cores: tuple[int, ...], memory: int) -> None:
             happened.append(f"native {cores}")
 
         def __enter__(self) -> Fake:
@@ -80,42 +84,57 @@ def test_turns_alternate_and_the_best_but_the_first_counts(
             happened.append("native ends")
 
         def reset(self) -> None:
-            self.left = 10
+            happened.append("native touches")
 
         def repetition(self, store: str) -> dict[str, float]:
             happened.append(f"native {store}")
             self.left -= 1
             return dict.fromkeys(KERNELS, float(self.left))
 
-        def check(self) -> None:
-            happened.append("native is checked")
-
     class Ours(Stream):
-        def __init__(self, *arguments: Any) -> None:
-            happened.append("ours")
-            super().__init__(*arguments)
+        def reset(self) -> None:
+            happened.append("reset")
+            super().reset()
 
         def repetition(self) -> Any:
             happened.append(f"ours {self.backend.name.split()[-2]}")
             super().repetition()
-            return dict.fromkeys(KERNELS, 100.0 if self.repetitions == 1 else 2.0)
+            return dict.fromkeys(KERNELS, 1.0 if self.repetitions == 1 else 2.0)
+
+        def check(self, repetitions: int | None = None) -> None:
+            happened.append(f"checked for {repetitions}")
 
     monkeypatch.setattr(stream_race, "NativeStream", Fake)
     monkeypatch.setattr(stream_race, "Stream", Ours)
     monkeypatch.setattr(stream_race, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(stream_race, "MOST_COUNTED", 2)
     monkeypatch.setattr(stream_race, "compile_native", lambda folder, scalar: folder)
-    found = race("par_simd", ("ordinary", "streaming"), TARGET, 1000, 3, seed, tmp_path)
-    first = ["ours", "native (-1, -1)"]
-    turns = [who for n in range(4) for who in (("native", "ours") if n % 2 == 0 else ("ours", "native"))]
-    laps = [
-        line
-        for store in ("ordinary", "streaming")
-        for line in (*(f"{who} {store}" for who in turns), "native is checked")
-    ]
-    assert happened == [*(first[::-1] if seed else first), *laps, "native ends"]
-    assert set(found.ours.values()) == {2.0}, "the first is a warm-up"
-    assert set(found.native.values()) == {6.0}
-    assert found.ratio == 3.0
+    found = race("par_simd", ("streaming",), TARGET, 1000, 3, seed, tmp_path)
+    pairs = (("ours", "native"), ("native", "ours")) if seed else (("native", "ours"), ("ours", "native"))
+    legs = []
+    for counted in (2, 1):
+        turns = [f"{who} streaming" for n in range(1 + counted) for who in pairs[n % 2]]
+        legs += ["reset", *turns, f"checked for {2 + 2 * counted}"]
+    touches = ["native touches"] if seed else []
+    assert happened == ["native (-1, -1)", *touches, "reset", *legs, "native ends"]
+    assert set(found.ours.values()) == {2.0}, "the first of a leg is a warm-up"
+    assert set(found.native.values()) == {5.0}
+    assert found.ratio == 2.5
+
+
+@CORE
+def test_a_result_between_two_resets_is_exact_and_memory_is_shared() -> None:
+    assert 2 * (1 + stream_race.MOST_COUNTED) <= 13
+    file = os.memfd_create("test")
+    try:
+        first, second = stream_race._arrays(file, 1000), stream_race._arrays(file, 1000)
+        first[1][:] = 7.0
+        assert (second[1] == 7.0).all()
+        assert not second[0].any()
+        assert not second[2].any()
+        assert all(array.ctypes.data % os.sysconf("SC_PAGE_SIZE") == 0 for array in first)
+    finally:
+        os.close(file)
 
 
 @COMPILER
@@ -139,6 +158,18 @@ class TestNative:
                 native.reset()
         assert native._process.poll() is not None
 
+    @CORE
+    def test_a_native_program_that_computes_wrongly_is_found(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        wrong = tmp_path / "wrong.c"
+        wrong.write_text(
+            native_stream.SOURCE.read_text().replace("c[i] = a[i] + b[i]", "c[i] = a[i] + b[i] + (i == 7)")
+        )
+        monkeypatch.setattr(native_stream, "SOURCE", wrong)
+        with pytest.raises(GrainlineError, match=r"elements of [abc] aren't"):
+            race("par_simd", ("ordinary",), TARGET, 2000, 1, 0, tmp_path)
+
     def test_an_end_on_the_way_is_a_reason(self, program: Path) -> None:
         with pytest.raises(NotRun, match="ended with exit code"):
             NativeStream(program, 0, (ANYWHERE,))
@@ -151,7 +182,8 @@ class TestNative:
     @CORE
     @pytest.mark.parametrize("policy", POLICIES)
     def test_both_run_in_turns(self, policy: Any, tmp_path: Path) -> None:
-        found = race(policy, stream_race.both_stores(policy), TARGET, 2000, 1, 0, tmp_path)
+        for seed in (0, 1):
+            found = race(policy, stream_race.both_stores(policy), TARGET, 2003, 6, seed, tmp_path)
         assert found.threads == (2 if policy.startswith("par") else 1)
         assert len(found.ratios) == len(KERNELS) * len(stream_race.both_stores(policy))
         assert found.ratio > 0

@@ -22,7 +22,7 @@ from grainline.kernels.stream.native import Policy, Store
 from grainline.kernels.targets import Target
 
 ROUNDS = (0, 1, 2, 3, 4, 5)
-"""Each with memory and processes of its own; the seed is the round's number, and says who gets its memory first."""
+"""Each with memory and processes of its own; the seed is the round's number, and says who touches the memory first."""
 REPETITIONS, QUICK_REPETITIONS = 10, 2
 QUICK_ELEMENTS = 1 << 23
 SHARE_OF_MEMORY = 0.85  # of what is free
@@ -51,7 +51,10 @@ def _native_claim(policy: Policy, words: str) -> Claim:
         expected=1.0,
         margin=0.05,
         better="higher",
-        baseline=f"STREAM in C with OpenMP, {kind}, its own process, in turns, with the same kind of store",
+        baseline=(
+            f"STREAM in C with OpenMP, {kind}; its own process, in turns, over the same memory, with "
+            "stores of the same kind"
+        ),
         seeds=ROUNDS,
         how="real",
     )
@@ -128,7 +131,7 @@ def here() -> Target:
 def measure_native(scale: Scale, policy: Policy) -> Measurement:
     """Rounds of turns, and the ratio of each."""
     stores: tuple[Store, ...] = both_stores(policy) if policy == "par_simd" else ("ordinary",)
-    target, elements = here(), elements_needed(scale, arrays=6)
+    target, elements = here(), elements_needed(scale, arrays=3)
     races = []
     for seed in scale.seeds:
         repetitions = scale.pick(full=REPETITIONS, quick=QUICK_REPETITIONS)

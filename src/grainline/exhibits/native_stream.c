@@ -5,7 +5,8 @@
  *   reset         begins again; answers the number of threads
  *   check         answers the number of elements that aren't what they must be after so many repetitions
  *
- * Begins as after a reset. Argument: elements per array.
+ * Begins by saying the number of threads. Arguments: elements per array, and perhaps a file descriptor of memory to
+ * share: three arrays, each from a whole page on. Without it the arrays are its own, and reset.
  */
 #define _GNU_SOURCE
 #include <math.h>
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #ifdef __SSE2__
 #include <immintrin.h>
 #endif
@@ -22,8 +24,10 @@ static long n;
 static double *a, *b, *c;
 static const double s = 3.0;
 
-static double *reserve(void) {
-    void *pages = mmap(NULL, (size_t)n * sizeof(double), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+static double *reserve(int file, int which) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), size = ((size_t)n * sizeof(double) + page - 1) / page * page;
+    const int flags = file < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+    void *pages = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, file, file < 0 ? 0 : (off_t)(size * which));
     if (pages == MAP_FAILED) {
         perror("mmap");
         exit(1);
@@ -98,7 +102,6 @@ static void reset(void) {
     for (long i = 0; i < n; i++) a[i] = 1, b[i] = 2, c[i] = 0;
 #pragma omp parallel for schedule(static)
     for (long i = 0; i < n; i++) a[i] = 2 * a[i];
-    printf("%d\n", omp_get_max_threads());
 }
 
 static long wrong(int repetitions) {
@@ -116,12 +119,14 @@ static long wrong(int repetitions) {
 }
 
 int main(int count, char **words) {
-    if (count != 2 || (n = atol(words[1])) < 1) {
-        fprintf(stderr, "usage: %s ELEMENTS\n", words[0]);
+    if (count < 2 || count > 3 || (n = atol(words[1])) < 1) {
+        fprintf(stderr, "usage: %s ELEMENTS [FILE_DESCRIPTOR]\n", words[0]);
         return 2;
     }
-    a = reserve(), b = reserve(), c = reserve();
-    reset();
+    const int file = count == 3 ? atoi(words[2]) : -1;
+    a = reserve(file, 0), b = reserve(file, 1), c = reserve(file, 2);
+    if (file < 0) reset();
+    printf("%d\n", omp_get_max_threads());
     fflush(stdout);
     char line[32];
     for (int repetitions = 0; fgets(line, sizeof line, stdin); fflush(stdout)) {
@@ -129,6 +134,7 @@ int main(int count, char **words) {
             printf("%ld\n", wrong(repetitions));
         } else if (!strcmp(line, "reset\n")) {
             reset(), repetitions = 0;
+            printf("%d\n", omp_get_max_threads());
         } else if (!strcmp(line, "ordinary\n")) {
             repetition(PLAIN), repetitions++;
 #ifdef V

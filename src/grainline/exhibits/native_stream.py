@@ -45,17 +45,25 @@ def _ordinary(compiler: str) -> list[str]:
 class NativeStream:
     """The running program; ends with the `with` block, however that is left."""
 
-    def __init__(self, program: Path, elements: int, cores: tuple[int, ...]) -> None:
-        """One OpenMP thread on each of `cores`; -1 leaves the choice to the system."""
+    def __init__(self, program: Path, elements: int, cores: tuple[int, ...], memory: int | None = None) -> None:
+        """One OpenMP thread on each of `cores`; -1 leaves the choice to the system.
+
+        `memory`: a file that holds the three arrays, each from a whole page on; without it the program has its own.
+        """
         places = {} if min(cores) < 0 else {"OMP_PLACES": ",".join(f"{{{c}}}" for c in cores), "OMP_PROC_BIND": "true"}
         threads = {"OMP_NUM_THREADS": str(len(cores)), "OMP_DYNAMIC": "false"}
         unset = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
         environment = {key: value for key, value in os.environ.items() if key not in unset} | threads | places
         self._process = subprocess.Popen(
-            [str(program), str(elements)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [str(program), str(elements), *([] if memory is None else [str(memory)])],
+            env=environment,
+            pass_fds=[] if memory is None else [memory],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         try:
-            self.threads = int(self._line())  # once all memory is touched
+            self.threads = int(self._line())
         except BaseException:
             self.__exit__()
             raise
@@ -69,7 +77,7 @@ class NativeStream:
         self._ask("reset")
 
     def check(self) -> None:
-        """Raises RuntimeError unless every element is right to the bit."""
+        """Raises RuntimeError unless every element is what its own repetitions alone make of it, to the bit."""
         wrong = int(self._ask("check"))
         if wrong:
             raise RuntimeError(f"native STREAM: {wrong} elements are wrong")

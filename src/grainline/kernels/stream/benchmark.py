@@ -4,8 +4,8 @@ must be."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,16 +28,21 @@ class Stream:
     """Three arrays of n elements on a backend, touched first by the backend itself."""
 
     def __init__(
-        self, backend: Backend, n: int, dtype: str = "float64", clock: Callable[[], float] = time.perf_counter
+        self,
+        backend: Backend,
+        n: int,
+        dtype: str = "float64",
+        clock: Callable[[], float] = time.perf_counter,
+        arrays: Sequence[Any] | None = None,
     ) -> None:
-        """Arrays after a `reset`. Raises GrainlineError for other dtypes than float32 and float64."""
+        """Arrays after a `reset`; `arrays` to use instead of new ones. GrainlineError for other dtypes than DTYPES."""
         if dtype not in DTYPES:
             raise GrainlineError(f"STREAM in {dtype}: it must be {' or '.join(DTYPES)}.")
         if n < 1:
             raise GrainlineError(f"STREAM over {n} elements: there must be at least one.")
         self.backend, self.n, self.dtype = backend, n, dtype
         self._clock = clock
-        self.a, self.b, self.c = (backend.empty(n, dtype) for _ in range(3))
+        self.a, self.b, self.c = arrays or [backend.empty(n, dtype) for _ in range(3)]
         self.reset()
 
     def reset(self) -> None:
@@ -72,12 +77,14 @@ class Stream:
         size = self.n * np.dtype(self.dtype).itemsize
         return {kernel: BYTES_OF[kernel] * size / spent for kernel, spent in seconds.items()}
 
-    def check(self) -> None:
-        """Raises GrainlineError unless every element is what it must be: to the bit, for the first repetitions."""
-        relative = 0.0 if self.repetitions <= EXACT_REPETITIONS[self.dtype] else RELATIVE[self.dtype]
-        for name, array, value in zip(
-            "abc", (self.a, self.b, self.c), expected(self.repetitions, self.dtype), strict=True
-        ):
+    def check(self, repetitions: int | None = None) -> None:
+        """Raises GrainlineError unless every element is what it must be: to the bit, for the first repetitions.
+
+        `repetitions`: all that the arrays have seen, where others than this worked on them too.
+        """
+        k = self.repetitions if repetitions is None else repetitions
+        relative = 0.0 if k <= EXACT_REPETITIONS[self.dtype] else RELATIVE[self.dtype]
+        for name, array, value in zip("abc", (self.a, self.b, self.c), expected(k, self.dtype), strict=True):
             wrong = self.backend.wrong(array, value, relative)
             if wrong:
                 raise GrainlineError(

@@ -1,7 +1,7 @@
 """STREAM by one generic source beside native C with OpenMP: every policy, kernel and kind of store, in turns.
 
-Arrays are four times as large as the last-level caches unless --elements says otherwise. The ratio is of the best of ten
-repetitions over the same memory, and its error bar over rounds with processes and memory of their own.
+Arrays are four times as large as the last-level caches unless --elements says otherwise. The ratio is of the best of
+ten repetitions over the same memory, and its error bar over rounds with processes and memory of their own.
 
     python benchmarks/bench_stream.py [--rounds 6] [--elements N] [--policies par_simd seq]
 """

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grainline.documents import Attention, ModelConfig
 from grainline.documents.recipe import Loss
+from grainline.exhibits.harness import alternate
+from grainline.exhibits.processes import run_ranks
 from grainline.schedule.passes.vocabulary_baselines import redistributed_blocks
 
 if TYPE_CHECKING:
     from grainline.parallel.pipeline import Connection, PipelineRuntime
 
 METHODS = ("plain", "redistribution", "vocab1", "vocab2")
-TIMEOUT_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Race:
     microbatches: int
     sequences: int  # in a micro-batch
     length: int
-    rounds: int
+    rounds: int  # 0: one step that doesn't warm up
     hidden: int = 256
     layers: int = 8
     seed: int = 0
@@ -76,52 +75,30 @@ class Finish:
 
 def run(race: Race, folder: Path) -> list[Finish]:
     """Start the processes and wait for them. Raises RuntimeError if one fails."""
-    folder = folder / f"race-{time.time_ns()}"
-    folder.mkdir(parents=True)
-    context = get_context("spawn")
-    workers = [context.Process(target=_worker, args=(race, rank, folder), daemon=True) for rank in range(race.ranks)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    failed = [rank for rank, worker in enumerate(workers) if worker.exitcode != 0]
-    if failed:
-        raise RuntimeError(f"rank {failed[0]} of {race.ranks} ended with {workers[failed[0]].exitcode}")
-    return [Finish(**json.loads((folder / f"{rank}.json").read_text())) for rank in range(race.ranks)]
+    return [Finish(**found) for found in run_ranks(_work, race, race.ranks, folder)]
 
 
-def _worker(race: Race, rank: int, folder: Path) -> None:
-    import torch
+def _work(race: Race, connection: Connection, folder: Path) -> dict[str, Any]:
     import torch.distributed as dist
 
-    from grainline.parallel.pipeline import Connection, Grid
-
-    _pin(rank)
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=race.ranks)
-    connection = Connection(Grid(race.ranks), torch.device("cpu"), timeout_seconds=TIMEOUT_SECONDS)
     before = _resident_bytes()
-    seconds: dict[str, list[float]] = {method: [] for method in race.methods}
     loss: dict[str, float] = {}
     with ExitStack() as stack:
         runtimes = {method: stack.enter_context(_runtime(race, method, connection)) for method in race.methods}
         batches = _batches(race)
-        for turn in range(1 + race.rounds):  # the first warms up
-            for method in race.methods if turn % 2 else race.methods[::-1]:
-                for parameter in runtimes[method].model.parameters():
-                    parameter.grad = None
-                dist.barrier()
-                begin = time.perf_counter()
-                result = runtimes[method].step(batches)
-                dist.barrier()
-                if turn or not race.rounds:
-                    seconds[method].append(time.perf_counter() - begin)
-                loss[method] = sum(sums.objective(Loss(), race.batch_tokens).item() for _, sums in result.sums)
+
+        def step(method: str) -> None:
+            for parameter in runtimes[method].model.parameters():
+                parameter.grad = None
+            result = runtimes[method].step(batches)
+            dist.barrier()
+            loss[method] = sum(sums.objective(Loss(), race.batch_tokens).item() for _, sums in result.sums)
+
+        dist.barrier()
+        turns = {method: partial(step, method) for method in race.methods}
+        seconds = alternate(turns, rounds=max(1, race.rounds), warmup=min(1, race.rounds))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    connection.close()
-    found: dict[str, Any] = {"seconds": seconds, "loss": loss, "grown_bytes": grown}
-    (folder / f"{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    return {"seconds": seconds, "loss": loss, "grown_bytes": grown}
 
 
 @contextlib.contextmanager
@@ -165,16 +142,6 @@ def _batches(race: Race) -> list[Any]:
     shape = race.sequences, race.length + 1
     drawn = (torch.randint(0, race.vocabulary, shape, generator=generator) for _ in range(race.microbatches))
     return [Batch.of(race.config, ids_BS1) for ids_BS1 in drawn]
-
-
-def _pin(rank: int) -> None:
-    from grainline.hardware.unequal.cpu import pin
-    from grainline.hardware.unequal.process import NotAllowed
-
-    if hasattr(os, "sched_getaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        with contextlib.suppress(NotAllowed):
-            pin(os.getpid(), cores[rank % len(cores)])
 
 
 def _resident_bytes() -> int:

@@ -14,6 +14,7 @@ With time enough the end is exact: no solution within the constraints has a shor
 from __future__ import annotations
 
 import heapq
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -90,9 +91,11 @@ def conflict_based_search(
     collisions: bool = True,
     look: Callable[[Walks], None] = lambda walks: None,
     enough: Callable[[int], bool] = lambda solutions: False,
+    expansions: int = sys.maxsize,
     until: float = float("inf"),
 ) -> Found:
-    """Search until the best is proven, or the number of solutions is `enough`, or time.monotonic() says `until`.
+    """Search until the best is proven, or the number of solutions is `enough`, or so many branches have been looked at,
+    or time.monotonic() says `until`.
 
     Without `collisions` TC2 is left out. All walks on the way that keep to their quotas are shown to `look`, whether
     they collide or not. Where nothing obeys the constraints there are no solutions, and `bound_seconds` is infinite.
@@ -106,7 +109,8 @@ def conflict_based_search(
     while waiting and not ended:
         branch: Branch | None = heapq.heappop(waiting)[2]
         while branch is not None and branch.seconds < search.best:
-            if enough(len(search.solutions)) or time.monotonic() > until:
+            tired = search.expanded >= expansions or time.monotonic() > until
+            if tired or enough(len(search.solutions)):
                 heapq.heappush(waiting, (branch.key, search.next_number(), branch))
                 ended = True
                 break

@@ -121,6 +121,7 @@ def plan_by(
     *,
     setting: Setting | None = None,
     budget_s: float = 60.0,
+    expansions: int = 5000,
     tries: int = 20_000,
     seed: int = 0,
 ) -> SkipPlan:
@@ -137,7 +138,9 @@ def plan_by(
         routes = random_routes(problem, seed)
     else:
         aware = method == "aware"
-        answer = solve(problem, count, collision_aware=aware, budget_s=budget_s, tries=tries, seed=seed)
+        answer = solve(
+            problem, count, collision_aware=aware, budget_s=budget_s, expansions=expansions, tries=tries, seed=seed
+        )
         routes = answer.routes
     schedule = schedule_of(problem, routes, count, f"partial, {method}")
     seconds = judge(schedule, setting or Setting.of(problem)).makespan

@@ -45,21 +45,25 @@ def solve(
     budget_s: float = 60.0,
     solutions: int = 8,
     gain: float = 0.12,
+    expansions: int = 5000,
     tries: int = 20_000,
     seed: int = 0,
 ) -> Answer:
     """The routes with the shortest step of so many micro-batches that the budget finds.
 
-    First one micro-batch after another is planned, so that there is something. Then conflict-based search, on groups of
-    micro-batches with one start and on single ones, until it has `solutions` free of collisions, or a step shorter by
-    `gain` than the first (the authors' criteria), or a proof that the longest walk can't be shorter. What is left goes
-    into `tries` of `refine`. Not `collision_aware` is the authors' search without TC2: quotas alone, and its first
-    answer. Raises GrainlineError where nothing obeys the constraints, as far as the budget could tell.
+    First one micro-batch after another is planned, so that there is something. Then conflict-based search, on
+    groups of micro-batches with one start and on single ones, until it has `solutions` free of collisions, or a
+    step shorter by `gain` than the first (the authors' criteria), or a proof that the longest walk can't be
+    shorter, or as many `expansions`; at last `tries` of `refine`. What ends by the clock may end elsewhere on
+    another machine. Not `collision_aware` is the authors' search without TC2: quotas alone, and its first answer.
+    Raises GrainlineError where nothing obeys the constraints, as far as the budget could tell.
     """
     begin = time.monotonic()
     _check_reachable(problem)
     if not collision_aware:
-        found = conflict_based_search(problem, collisions=False, enough=bool, until=begin + budget_s)
+        found = conflict_based_search(
+            problem, collisions=False, enough=bool, expansions=expansions, until=begin + budget_s
+        )
         if not found.solutions:
             raise _nothing(problem)
         return Answer(tuple(one.route for one in found.solutions[-1]))
@@ -68,12 +72,18 @@ def solve(
         start.look(prioritised(problem, order))
     coarse = coarsened(problem)
     if coarse is not None:
-        conflict_based_search(coarse.problem, look=lambda walks: start.look(walks, coarse), until=begin + budget_s / 4)
+        conflict_based_search(
+            coarse.problem,
+            look=lambda walks: start.look(walks, coarse),
+            expansions=expansions,
+            until=begin + budget_s / 4,
+        )
     best = _Best(problem, microbatches)
     found = conflict_based_search(
         problem,
         look=best.look,
         enough=lambda count: count >= solutions or (count > 0 and best.gain() > gain),
+        expansions=expansions,
         until=begin + budget_s / 2,
     )
     best = min(best, start, key=lambda one: one.least)

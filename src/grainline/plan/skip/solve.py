@@ -61,12 +61,13 @@ def solve(
     begin = time.monotonic()
     _check_reachable(problem)
     if not collision_aware:
-        found = conflict_based_search(
-            problem, collisions=False, enough=bool, expansions=expansions, until=begin + budget_s
+        found = conflict_based_search(problem, collisions=False, enough=bool, until=begin + budget_s)
+        walks = (
+            found.solutions[-1] if found.solutions else prioritised(problem, range(problem.agents), collisions=False)
         )
-        if not found.solutions:
+        if walks is None:
             raise _nothing(problem)
-        return Answer(tuple(one.route for one in found.solutions[-1]))
+        return Answer(tuple(one.route for one in walks))
     start = _Best(problem, microbatches)
     for order in (range(problem.agents), range(problem.agents - 1, -1, -1)):
         start.look(prioritised(problem, order))

@@ -26,7 +26,7 @@ Rule = Callable[[Sequence[int]], AbstractContextManager[object]]
 """Of the processes' ids: what holds from before they begin until they have ended, such as that one of them is slow."""
 
 TIMEOUT_SECONDS = 300.0
-START_SECONDS = 60.0
+POLL_SECONDS = 0.2
 
 
 @contextmanager
@@ -54,8 +54,8 @@ def run_ranks(work: Work[T], task: T, ranks: int, folder: Path, *, rule: Rule = 
             worker.start()
             _pin(worker, rank)
         for _ in workers:
-            if not ready.acquire(timeout=START_SECONDS):
-                raise RuntimeError(f"not all of {ranks} ranks have started after {START_SECONDS:.0f} s")
+            while not ready.acquire(timeout=POLL_SECONDS):
+                _check(workers)
         with rule([worker.pid or 0 for worker in workers]):
             begin.set()
             _wait(workers)
@@ -77,10 +77,14 @@ def _wait(workers: Sequence[SpawnProcess]) -> None:
     left = list(workers)
     while left:
         wait([worker.sentinel for worker in left])
-        for rank, worker in enumerate(workers):
-            if worker.exitcode:
-                raise RuntimeError(f"rank {rank} of {len(workers)} ended with {worker.exitcode}")
+        _check(workers)
         left = [worker for worker in left if worker.exitcode is None]
+
+
+def _check(workers: Sequence[SpawnProcess]) -> None:
+    for rank, worker in enumerate(workers):
+        if worker.exitcode:
+            raise RuntimeError(f"rank {rank} of {len(workers)} ended with {worker.exitcode}")
 
 
 def _worker(work: Work[T], task: T, rank: int, ranks: int, folder: Path, ready: Semaphore, begin: Event) -> None:

@@ -1,5 +1,7 @@
 #include "executor.h"
 
+#include <chrono>
+
 #ifdef __linux__
 #include <pthread.h>
 #include <sched.h>
@@ -9,6 +11,9 @@
 
 namespace gl {
 namespace {
+
+// Longer than what a program does between two calls that follow each other. Waking a sleeping thread takes as long.
+constexpr std::chrono::microseconds LINGER{50};
 
 bool bind_to(std::int32_t cpu) {
 #ifdef __linux__
@@ -77,12 +82,20 @@ void BlockExecutor::launch(std::size_t n, Call call, const void *body) {
     done_.wait(lock, [this] { return running_ == 0; });
 }
 
+void BlockExecutor::linger(std::uint64_t done) const {
+    const auto end = std::chrono::steady_clock::now() + LINGER;
+    while (launched_ == done && !stopping_ && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+}
+
 void BlockExecutor::work(std::size_t worker, std::int32_t cpu) {
     const bool bound = bind_to(cpu);
     std::unique_lock<std::mutex> lock(mutex_);
     bound_ += bound;
     for (std::uint64_t done = 0;; ++done) {
         if (--running_ == 0) done_.notify_one();
+        lock.unlock();
+        linger(done);
+        lock.lock();
         start_.wait(lock, [&] { return stopping_ || launched_ > done; });
         if (stopping_) return;
         lock.unlock();

@@ -4,6 +4,7 @@
 // the number of workers, so what a worker has touched first it also reads later, as long as the executor is the same.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -47,17 +48,18 @@ private:
     using Call = void (*)(const void *body, std::size_t worker, std::size_t begin, std::size_t end);
 
     void launch(std::size_t n, Call call, const void *body);
+    void linger(std::uint64_t done) const;  // look out for the next launch for a moment, before going to sleep
     void work(std::size_t worker, std::int32_t cpu);
     void stop();
 
     std::mutex turn_;  // one bulk at a time
     std::mutex mutex_;
     std::condition_variable start_, done_;
-    std::uint64_t launched_ = 0;
+    std::atomic<std::uint64_t> launched_{0};
     std::size_t running_ = 0, bound_ = 0, n_ = 0;
     Call call_ = nullptr;
     const void *body_ = nullptr;
-    bool stopping_ = false;
+    std::atomic<bool> stopping_{false};
     std::vector<Seen> seen_;
     std::vector<std::thread> threads_;
 };

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from grainline.exhibits import ling2_pipeline as exhibit
-from grainline.exhibits.frame import Scale
+from grainline.exhibits.frame import NotRun, Scale
+from grainline.exhibits.ling2_local import SLOW, Trial, run
 from grainline.exhibits.ling2_pipeline import ALL, NEITHER, RANKS, STOCK, fine, imbalance, makespan, pieces, stock
+from grainline.hardware.unequal import NotAllowed
 
 
 def test_cells_and_cuts_add_up() -> None:
@@ -30,10 +32,38 @@ def test_loads_and_gains_are_those_of_a_check_in_one_unit() -> None:
         assert before / after == pytest.approx(gain, abs=0.025)
 
 
+@pytest.mark.multiprocess
+def test_two_local_ranks_are_profiled_cut_predicted_and_run(tmp_path: Path) -> None:
+    trial = Trial(length=8, rounds=1, microbatches=2, sequences=1, hidden=64, layers=2)
+    try:
+        found = run(trial, tmp_path)
+    except NotAllowed as error:
+        pytest.skip(str(error))
+    assert found.cells["equal"] == [2, 4]  # embedding and a block; a block, MTP in two, head
+    assert sum(found.cells["balanced"]) == 6
+    assert found.loss["equal"] == pytest.approx(found.loss["balanced"], rel=1e-6)
+    assert all(found.predicted[which] > 0 and len(found.seconds[which]) == 1 for which in ("equal", "balanced"))
+    assert found.slowed["share"] == 0.6
+    cells = {name: sum(kinds[k] for k in "FB") for name, kinds in found.profiles[SLOW].items()}
+    assert list(cells) == ["embedding", "block.0", "block.1", "mtp", "mtp_head", "head"]
+    assert all(seconds > 0 for seconds in cells.values())
+
+
+def test_a_machine_that_slows_no_process_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(trial: Trial, folder: Path) -> None:
+        raise NotAllowed("no pidfds here")
+
+    monkeypatch.setattr(exhibit, "run", refuse)
+    monkeypatch.setattr(exhibit, "need_cores", lambda count: None)
+    with pytest.raises(NotRun, match="no pidfds here"):
+        exhibit.measure_local(Scale.of(exhibit.LOCAL, True, tmp_path))
+
+
 @pytest.mark.slow
 def test_every_claim_is_measured(tmp_path: Path) -> None:
     scale = Scale.of(exhibit.CUT, True, tmp_path)
-    found = {claim: measure(scale) for claim, measure in exhibit.MEASURES.items()}
+    simulated = {claim: measure for claim, measure in exhibit.MEASURES.items() if claim.how == "simulated"}
+    found = {claim: measure(scale) for claim, measure in simulated.items()}
     for measurement in found.values():
         json.dumps(measurement.details)
         assert measurement.figure is None or measurement.figure.startswith("<svg")

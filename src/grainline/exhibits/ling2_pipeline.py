@@ -1,4 +1,5 @@
-"""Ling 2.0's heterogeneous fine-grained pipeline (arXiv 2510.22115, section 5), and the same cut on unlike devices.
+"""Ling 2.0's heterogeneous fine-grained pipeline (arXiv 2510.22115, section 5), and the same cut on unlike devices:
+simulated on a mixed cluster, and run on two local processes of which one is slower.
 
 The 1T model: 80 blocks, the first 4 dense and half as costly, then MTP's block (1), MTP's logits and loss (0.7), the
 head and loss (0.7), in costs of an MoE block; 21 pipeline ranks, full recomputation of blocks. The backward costs twice
@@ -13,12 +14,18 @@ What remains isn't explained by the cut: blocks may not cost alike, and the stoc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache
 from typing import Any, NamedTuple
 
 from grainline.exhibits.figure import MARKERS, colour, drawing, svg
 from grainline.exhibits.find import Measure
-from grainline.exhibits.frame import Claim, Measurement, Scale
+from grainline.exhibits.frame import Claim, Measurement, NotRun, Scale
+from grainline.exhibits.harness import ratio
+from grainline.exhibits.ling2_local import CUTS, SHARE, Trial, run
+from grainline.exhibits.ling2_local import RANKS as LOCAL_RANKS
+from grainline.exhibits.processes import need_cores
+from grainline.hardware.unequal import NotAllowed
 from grainline.schedule import Costs, Kind, Network, StageCost, add_messages, lower, make_schedule, simulate
 from grainline.schedule.cut import cut, described
 
@@ -69,6 +76,17 @@ MIXED = Claim(
     seeds=(0,),
     how="simulated",
     quick_decides=True,
+)
+LOCAL = Claim(
+    name="ling2-pipeline.local",
+    text="On unlike devices a cut by what cells cost on each makes real steps faster than even blocks (section 5).",
+    quantity=f"seconds of a step of 1F1B on 2 processes, one with {SHARE:.0%} of its core: equal cut / balanced cut",
+    expected=1.1,
+    margin=0.0,
+    better="higher",
+    baseline="as many blocks on each; MTP, head and loss on the last, which is the slow one; steps in turn",
+    seeds=(0, 1, 2),
+    how="real",
 )
 
 
@@ -232,4 +250,44 @@ def measure_mixed(scale: Scale) -> Measurement:
     return Measurement(value, (value, value), picture, {"steps": found})
 
 
-MEASURES: dict[Claim, Measure] = {CUT: measure_cut, STAGES: measure_stages, MIXED: measure_mixed}
+def measure_local(scale: Scale) -> Measurement:
+    """Each seed starts both processes anew, profiles them as they are, and predicts before it runs."""
+    need_cores(LOCAL_RANKS)
+    seconds: dict[str, list[float]] = {which: [] for which in CUTS}
+    starts = []
+    for seed in scale.seeds:
+        trial = Trial(length=scale.pick(full=256, quick=32), rounds=scale.pick(full=6, quick=2), seed=seed)
+        try:
+            found = run(trial, scale.folder)
+        except NotAllowed as error:
+            raise NotRun(str(error)) from None
+        losses = list(found.loss.values())
+        if max(losses) - min(losses) > 1e-5 * max(losses):
+            raise RuntimeError(f"the cuts disagree on the loss: {found.loss}")
+        for which in CUTS:
+            seconds[which] += found.seconds[which]
+        predicted = found.predicted["equal"] / found.predicted["balanced"]
+        starts.append(asdict(found) | {"seed": seed, "predicted_ratio": predicted})
+        scale.tell(
+            f"seed {seed}: cells {found.cells['equal']} against {found.cells['balanced']}, predicted {predicted:.2f}, "
+            f"measured {ratio(found.seconds['equal'], found.seconds['balanced'])}; {found.slowed['how']}"
+        )
+    value = ratio(seconds["equal"], seconds["balanced"])
+    with drawing() as (figure, (axes,)):
+        for i, which in enumerate(CUTS):
+            axes.plot([which] * len(seconds[which]), seconds[which], ls="", marker=MARKERS[0], color=colour(i))
+            forecast = [start["predicted"][which] for start in starts]
+            axes.plot([which] * len(forecast), forecast, ls="", marker="_", ms=30, color=colour(2), label="predicted")
+        axes.set(ylim=(0, None), ylabel="seconds a step", title=f"Two processes, one with {SHARE:.0%} of its core")
+        axes.set_xlim(-0.5, 1.5)
+        axes.legend(*([of[:1] for of in axes.get_legend_handles_labels()]))
+        picture = svg(figure, LOCAL.name, f"Step times of both cuts, measured and predicted. {LOCAL.text}")
+    return Measurement(value.value, value.error_bar, picture, {"starts": starts})
+
+
+MEASURES: dict[Claim, Measure] = {
+    CUT: measure_cut,
+    STAGES: measure_stages,
+    MIXED: measure_mixed,
+    LOCAL: measure_local,
+}

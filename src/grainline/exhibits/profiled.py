@@ -1,0 +1,71 @@
+"""A pipeline cut and predicted from what its cells and messages cost each rank, as measured: before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from grainline.documents import ModelConfig
+from grainline.schedule import Costs, Kind, Network, Schedule, add_messages, lower, make_schedule, simulate
+from grainline.schedule.actions import COMPUTE
+from grainline.schedule.cells import cells_of
+from grainline.schedule.cut import cut, equal_cut
+from grainline.schedule.table import SCHEDULES
+
+if TYPE_CHECKING:
+    from grainline.parallel.pipeline.profile_messages import Messages
+
+WhichCut = Literal["equal", "balanced"]
+Profile = Mapping[str, Mapping[Kind, float]]
+"""Seconds of a micro-batch on one rank, by cell and kind."""
+
+
+@dataclass(frozen=True)
+class Laid:
+    """Ready to be predicted, and to run."""
+
+    schedule: Schedule  # with its messages
+    stages: tuple[tuple[str, ...], ...]  # names of cells
+    costs: Costs
+
+
+def lay_out(
+    config: ModelConfig,
+    name: str,
+    microbatches: int,
+    profiles: Sequence[Profile],
+    which: WhichCut,
+    message_bytes: float,
+) -> Laid:
+    """The schedule `name` over as many ranks as profiles: the blocks dealt evenly, or cells balanced by seconds."""
+    from grainline.parallel.pipeline.connect import cells_by_stage
+    from grainline.parallel.pipeline.profile import costs_of
+
+    ranks, cells, chosen = len(profiles), cells_of(config), SCHEDULES[name]
+    placement = chosen.place(ranks, chosen.usual_chunks)
+    if which == "equal":
+        sizes = equal_cut(cells, len(placement))
+    else:
+        whole = [[of[cell.name][Kind.F] + of[cell.name][Kind.B] for cell in cells] for of in profiles]
+        sizes = cut(whole, placement).cells
+    stages = cells_by_stage([cell.name for cell in cells], sizes)
+    costs = costs_of(profiles, stages, message_bytes)
+    return Laid(add_messages(make_schedule(name, ranks, microbatches, costs=costs)), stages, costs)
+
+
+def predicted_seconds(laid: Laid, messages: Messages) -> float:
+    """Of a step, by the simulator."""
+    network = Network.uniform(laid.schedule.ranks, messages.latency_seconds, messages.bytes_per_second)
+    return simulate(lower(laid.schedule, laid.costs, network, overlap_speed=messages.overlap_speed)).makespan
+
+
+def naive_seconds(laid: Laid) -> float:
+    """Of a step, if all compute were shared evenly and nobody ever waited."""
+    total = sum(
+        laid.costs.stage(action.stage, rank).seconds[action.kind]
+        for rank, actions in enumerate(laid.schedule.actions)
+        for action in actions
+        if action.kind in COMPUTE
+    )
+    return total / laid.schedule.ranks

@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grainline.documents import Cluster, GrainlineError, Plan
+from grainline.documents import Cluster, GrainlineError, Plan, Recipe
+from grainline.models.dial import config_for_depth
+from grainline.plan.pipeline import pipeline_plan
 from grainline.plan.skip.baselines import full_pipelines, random_routes
 from grainline.plan.skip.check import check_routes, check_times
 from grainline.plan.skip.coarse import coarsened
-from grainline.plan.skip.judge import LOOKAHEAD, Setting, judge, schedule_of
+from grainline.plan.skip.judge import Setting, judge, schedule_of
 from grainline.plan.skip.placement import FEW, pairing, place, shortest_way
 from grainline.plan.skip.plan import METHODS, Work, plan_by, plan_skip, planned_at_once, shared_out
 from grainline.plan.skip.problem import SkipProblem
@@ -25,6 +27,7 @@ from grainline.plan.skip.reroute import reroute
 from grainline.plan.skip.timetable import step_seconds, timetable
 from grainline.schedule import add_messages, validate
 from grainline.schedule.actions import Kind
+from grainline.schedule.members.partial import LOOKAHEAD
 
 sys.path.insert(0, str(Path(__file__).parent))
 from skip_cases import problem
@@ -319,3 +322,46 @@ def test_as_many_are_planned_at_once_as_fit() -> None:
     assert planned_at_once((5, 3, 3, 3, 3, 3), 4, 3) == 15  # 45 slots beyond stage 0, three for each
     assert planned_at_once((5, 3, 3, 3, 3, 3), 6, 3) == 9
     assert shared_out(20, 6) == (5, 3, 3, 3, 3, 3)
+
+
+RECIPE = {
+    "model": {"depth": 3},
+    "data": {"sequence_length": 32},
+    "training": {"steps": 1, "batch_tokens": 256},
+    "learning_rate": {"peak": 0.01},
+    "precision": {"compute": "float32"},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"microbatches": 5}, "pipeline.microbatches is 5, and pipeline.paths are of 2"),
+        ({"vocabulary": "vocab1"}, "leave it out beside paths"),
+        ({"chunks": 2}, "paths say it already"),
+        ({"starts": [[0.0, 1.0]] * 2}, "can't be: micro-batch 0 has 2 planned starts for 6 visits"),
+        ({"paths": [[[0, 0], [3, 1], [2, 0]]] * 2}, "can't be: no micro-batch visits stage 1"),
+        ({"paths": [[[0, 0], [1, 1], [1, 0]]] * 2}, "can't be: micro-batch 0 visits a stage twice"),
+        ({"paths": [[[0, 0], [1, 7], [2, 0]]] * 2}, "can't be: micro-batch 0 visits stage 1 on rank 7: of 2 ranks"),
+    ],
+)
+def test_paths_that_cant_be_are_told_by_their_key(change: dict[str, object], words: str) -> None:
+    paths = [[[0, 0], [1, 1], [2, 0]], [[0, 0], [1, 1], [2, 0]]]
+    pipeline = {"ranks": 2, "schedule": "partial", "cut": [2, 1, 1], "paths": paths} | change
+    config = config_for_depth(2, 300, 64).model_copy(update={"mtp_depth": 0})
+    with pytest.raises(GrainlineError, match=words):
+        pipeline_plan(Plan.parse({"pipeline": pipeline}), config, Recipe.parse(RECIPE), sites())
+
+
+def test_a_plan_of_paths_is_resolved_in_its_order() -> None:
+    plan = plan_by("aware", problem((2, 1, 1), 2, 4, slots=2), 8, budget_s=2.0, tries=20).to_plan((2, 1, 1, 1))
+    config = config_for_depth(3, 300, 64).model_copy(update={"mtp_depth": 0})
+    found = pipeline_plan(plan, config, Recipe.parse(RECIPE), sites())
+    assert plan.pipeline is not None
+    assert plan.pipeline.paths is not None
+    assert [[tuple(hop) for hop in path] for path in found.bare.paths] == [list(path) for path in plan.pipeline.paths]
+    assert found.pipeline.microbatches == 8
+    validate(found.schedule)
+    for rank, actions in enumerate(found.bare.actions):
+        kept = [a for a in found.schedule.actions[rank] if a.kind in (Kind.F, Kind.B)]
+        assert kept == list(actions)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grainline.schedule import Hop, Kind, Schedule, ScheduleError, add_messages, validate
-from grainline.schedule.members.partial import partial
+from grainline.schedule.members.partial import in_unit_times, partial, straight
 
 
 def drawn(seed: int, ranks: int, stages: int, microbatches: int, *, step: bool) -> tuple[Schedule, list[list[float]]]:
@@ -72,3 +72,19 @@ def test_two_micro_batches_that_meet_go_in_the_planned_order() -> None:
 def test_starts_that_make_no_order_are_refused(starts: list[list[float]], ranks: int, words: str) -> None:
     with pytest.raises(ScheduleError, match=words):
         partial([(Hop(0, 0), Hop(1, 1))] * 2, starts, ranks)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 9999), st.integers(1, 4), st.integers(1, 5), st.integers(1, 6))
+def test_straight_paths_skip_nothing_and_stay_with_those_that_hold_a_stage(
+    seed: int, ranks: int, stages: int, microbatches: int
+) -> None:
+    some, _ = drawn(seed, ranks, stages, microbatches, step=False)
+    visited = sorted({hop.stage for path in some.paths for hop in path})
+    renamed = [tuple(Hop(visited.index(hop.stage), hop.rank) for hop in path) for path in some.paths]
+    schedule = partial(renamed, in_unit_times(renamed), ranks)
+    whole = straight(schedule)
+    validate(whole)
+    for path in whole.paths:
+        assert [hop.stage for hop in path] == list(range(len(visited)))
+        assert all(hop.rank in schedule.holders(hop.stage) for hop in path)

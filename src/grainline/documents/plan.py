@@ -22,7 +22,7 @@ class Pipeline(Part):
     """How the model is cut into stages, and in which order the ranks work on micro-batches."""
 
     ranks: PositiveInt = Field(description="pipeline ranks; times layout.data_parallel is how many processes there are")
-    schedule: str = Field("1f1b", description="a name in grainline.schedule.SCHEDULES")
+    schedule: str = Field("1f1b", description="a name in grainline.schedule.SCHEDULES; partial, with paths")
     microbatches: PositiveInt | None = Field(None, description="in a step, per pipeline; default: 4 times the ranks")
     cut: Literal["auto", "equal"] | tuple[NonNegativeInt, ...] = Field(
         "auto", description="cells of each stage in order; auto: balanced by cost, equal: as many blocks in each"

@@ -24,9 +24,9 @@ from grainline.exhibits.find import Measure
 from grainline.exhibits.frame import Claim, Measurement, Scale
 from grainline.exhibits.harness import estimate
 from grainline.exhibits.skippipe_training import KINDS, Trained, trained
-from grainline.plan.skip.judge import LOOKAHEAD
 from grainline.plan.skip.plan import METHODS, SkipPlan, plan_by
 from grainline.schedule import Kind, add_messages, add_update, lower, simulate
+from grainline.schedule.members.partial import LOOKAHEAD
 
 MICROBATCHES = 45
 PATH_LENGTH = 4

@@ -16,9 +16,20 @@ from grainline.plan.memory import MicroBatch
 from grainline.plan.seats import Seat, compute_dtype, computing, seats
 from grainline.plan.stage_bytes import StageBytes
 from grainline.plan.vocabulary import CELLS, VocabularyCosts, vocabulary_costs
-from grainline.schedule import Costs, Kind, Network, Schedule, ScheduleError, StageCost, add_messages, make_schedule
+from grainline.schedule import (
+    Costs,
+    Kind,
+    Network,
+    Schedule,
+    ScheduleError,
+    StageCost,
+    add_messages,
+    make_schedule,
+    validate,
+)
 from grainline.schedule.cells import Cell, cells_of, stages_of
 from grainline.schedule.cut import Cut, DoesNotFit, cut, described, equal_cut
+from grainline.schedule.members.partial import LOOKAHEAD, in_unit_times, partial
 from grainline.schedule.passes.offload import with_offload
 from grainline.schedule.passes.recompute import with_recompute
 from grainline.schedule.passes.vocabulary import add_vocabulary_passes
@@ -68,13 +79,13 @@ def pipeline_plan(
     pipeline = plan.pipeline
     if pipeline is None:
         raise GrainlineError("The plan has no [pipeline]. Give it one, with ranks = 2 or more.")
-    if pipeline.ranks > config.layers:
+    if pipeline.paths is not None:
+        pipeline = _partial(pipeline)
+    elif pipeline.ranks > config.layers:
         raise GrainlineError(
             f"pipeline.ranks is {pipeline.ranks}, and the model has {config.layers} layers: some would have none. "
             f"Take {config.layers} or fewer."
         )
-    if pipeline.paths is not None:
-        raise GrainlineError("pipeline.paths: partial pipelines aren't planned from a recipe; leave the key out.")
     replicas = plan.layout.data_parallel
     wires = topology(cluster)
     sequences, pipeline = _shared_out(pipeline, recipe, replicas)
@@ -104,7 +115,7 @@ def pipeline_plan(
     network = Network.of(wires, [seat.device.index for seat in sitting])
     return Resolved(
         pipeline=pipeline.model_copy(update={"cut": found.cells, "chunks": chunks}),
-        schedule=add_messages(schedule),
+        schedule=add_messages(schedule) if pipeline.paths is None else add_messages(schedule, LOOKAHEAD),
         bare=bare,
         stages=stages,
         cut=decided.checked(found, schedule),
@@ -156,6 +167,8 @@ class _Open:
         """Compute alone, fitted to costs where the schedule does that."""
         p = self.pipeline
         assert p.microbatches is not None
+        if p.paths is not None:
+            return _along(p.paths, p.starts, p.ranks)
         chunks = p.chunks
         if chunks is None and not isinstance(p.cut, str) and len(p.cut) % p.ranks == 0:
             chunks = len(p.cut) // p.ranks
@@ -241,8 +254,40 @@ class _Open:
         )
 
 
+def _partial(pipeline: Pipeline) -> Pipeline:
+    """A pipeline of paths with their number of micro-batches; GrainlineError where another key says otherwise."""
+    assert pipeline.paths is not None
+    count = len(pipeline.paths)
+    if pipeline.microbatches not in (None, count):
+        raise GrainlineError(f"pipeline.microbatches is {pipeline.microbatches}, and pipeline.paths are of {count}.")
+    if pipeline.vocabulary != "plain":
+        raise GrainlineError("pipeline.vocabulary: every rank takes part in its passes; leave it out beside paths.")
+    if pipeline.placement is not None or pipeline.chunks is not None:
+        raise GrainlineError("pipeline.placement and pipeline.chunks: paths say it already; leave them out.")
+    return pipeline.model_copy(update={"microbatches": count})
+
+
+def _along(
+    paths: Sequence[Sequence[tuple[int, int]]], starts: Sequence[Sequence[float]] | None, ranks: int
+) -> Schedule:
+    """Bare compute along paths, in the order of their starts."""
+    hops = [tuple(Hop(*hop) for hop in path) for path in paths]
+    try:
+        found = partial(hops, in_unit_times(hops) if starts is None else starts, ranks)
+        validate(found)
+    except ScheduleError as error:
+        raise GrainlineError(f"The plan's pipeline.paths can't be: {error}.") from None
+    for stage in range(found.stages):
+        if not found.holders(stage):
+            raise GrainlineError(
+                f"The plan's pipeline.paths can't be: no micro-batch visits stage {stage}. Plan for more micro-batches "
+                "at once, or fewer slots."
+            )
+    return found
+
+
 def _placement(schedule: Schedule) -> tuple[int, ...]:
-    """The rank of each stage."""
+    """The rank of each stage; of a stage that several hold, the first."""
     return tuple(schedule.holders(stage)[0] for stage in range(schedule.stages))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from grainline.models.model import Model
 from grainline.models.moe import step_bias
 from grainline.parallel import Ranks, share
 from grainline.parallel.pipeline import Connection, PipelineRuntime, StepResult
+from grainline.parallel.pipeline.visits import mean_over_visits
 from grainline.parallel.pipeline.vocabulary_group import SplitTables
 from grainline.schedule import Timeline
 from grainline.train.batches import sequences_of, share_of_step, split
@@ -38,6 +39,7 @@ class Pipelined:
     bos_token_id: int | None
     split: SplitTables | None = None  # where the vocabulary is
     remark: str | None = None  # what a person should know
+    gradient_mean: Literal["visits", "all"] = "visits"  # see `documents.plan.Pipeline`
     _last: StepResult | None = field(default=None, init=False)
 
     def share(self, step: int) -> range:
@@ -49,6 +51,8 @@ class Pipelined:
         """See `work.Work`."""
         parts = list(split(self.share(step), self.training.schedule.microbatches))
         self._last = result = self.training.step(self._batches(self.train, parts))
+        if self.gradient_mean == "visits" and self.training.shared is not None:
+            mean_over_visits(self.training.schedule, self.training.shared)
         moe, layers = self.model.config.moe, len(self.model.config.sparse_layers)
         return LocalSums.of((sums for _, sums in result.sums), layers, 0 if moe is None else moe.experts)
 

@@ -173,4 +173,5 @@ def _pipelined(
         for schedule in (pipeline.training, pipeline.evaluation)
     )
     remark = pipeline.remark
-    return Pipelined(model, recipe, ranks, connection, training, evaluation, train, bos_token_id, split, remark)
+    mean = pipeline.gradient_mean
+    return Pipelined(model, recipe, ranks, connection, training, evaluation, train, bos_token_id, split, remark, mean)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from grainline.documents import GrainlineError, ModelConfig
 from grainline.parallel.pipeline.boundary import Cells
@@ -10,6 +11,7 @@ from grainline.parallel.pipeline.vocabulary import rows_of
 from grainline.parallel.pipeline.vocabulary_passes import without_vocabulary
 from grainline.plan.pipeline import Resolved
 from grainline.schedule import Kind, Schedule, add_messages
+from grainline.schedule.members.partial import straight
 from grainline.schedule.passes.vocabulary import Algorithm, add_vocabulary_passes, why_no_steady_state
 
 
@@ -24,6 +26,7 @@ class ResolvedPipeline:
     evaluation: Schedule
     stages: tuple[Cells, ...]
     algorithm: Algorithm | None = None
+    gradient_mean: Literal["visits", "all"] = "visits"
 
     def cells_of(self, rank: int) -> Cells:
         """Those that a rank must hold."""
@@ -40,7 +43,8 @@ class ResolvedPipeline:
 
 def resolve(found: Resolved, config: ModelConfig) -> ResolvedPipeline:
     """Raises GrainlineError where ranks are more than rows of the vocabulary."""
-    evaluation, algorithm = forward_only(found.bare), None
+    whole = found.bare if found.pipeline.paths is None else straight(found.bare)  # text is scored with all stages
+    evaluation, algorithm = forward_only(whole), None
     stages = tuple(tuple(cell.name for cell in stage) for stage in found.stages)
     if found.pipeline.vocabulary != "plain":
         algorithm, ranks = found.pipeline.vocabulary, found.pipeline.ranks
@@ -51,7 +55,8 @@ def resolve(found: Resolved, config: ModelConfig) -> ResolvedPipeline:
             )
         stages = without_vocabulary(config, stages)
         evaluation = add_vocabulary_passes(evaluation, algorithm)
-    return ResolvedPipeline(found.schedule, add_messages(evaluation), stages, algorithm)
+    mean = found.pipeline.gradient_mean
+    return ResolvedPipeline(found.schedule, add_messages(evaluation), stages, algorithm, mean)
 
 
 def forward_only(schedule: Schedule) -> Schedule:

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from grainline.plan.skip.problem import Route, SkipProblem
 from grainline.plan.skip.timetable import starts_of, timetable
 from grainline.schedule import Costs, Hop, Kind, Network, Schedule, StageCost, Timeline, add_messages, lower, simulate
-from grainline.schedule.members.partial import partial
+from grainline.schedule.members.partial import LOOKAHEAD, partial
 from grainline.schedule.simulator.network import Route as Way
-
-LOOKAHEAD = 4
-"""Compute actions that receives are posted ahead: a slow message must not wait until its receiver comes round to it."""
 
 
 @dataclass(frozen=True)

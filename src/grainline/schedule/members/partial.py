@@ -11,11 +11,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from grainline.schedule.actions import Action, Kind
-from grainline.schedule.schedule import Path, Schedule, ScheduleError
+from grainline.schedule.schedule import Hop, Path, Schedule, ScheduleError
 
 Starts = Sequence[float]
 """Of a micro-batch: seconds at which each forward along its path starts, then each backward from the last hop to the
 first."""
+
+LOOKAHEAD = 4
+"""Compute actions that receives are posted ahead: over slow links a message mustn't wait until its receiver comes round
+to it."""
 
 
 def partial(paths: Sequence[Path], starts: Sequence[Starts], ranks: int, name: str = "partial") -> Schedule:
@@ -39,3 +43,17 @@ def partial(paths: Sequence[Path], starts: Sequence[Starts], ranks: int, name: s
                 raise ScheduleError(f"micro-batch {m} visits stage {hop.stage} on rank {hop.rank}: of {ranks} ranks")
             visits[hop.rank].append((start, place, m, Action(kind, hop.stage, m)))
     return Schedule(name, tuple(map(tuple, paths)), tuple(tuple(a for *_, a in sorted(mine)) for mine in visits))
+
+
+def in_unit_times(paths: Sequence[Path]) -> list[list[float]]:
+    """Starts for want of planned ones: as if every visit took one unit, and micro-batches set out one after another."""
+    return [[float(m + place) for place in range(2 * len(path))] for m, path in enumerate(paths)]
+
+
+def straight(schedule: Schedule) -> Schedule:
+    """Bare compute that skips nothing: each micro-batch through all stages in order, at the ranks of each in turn."""
+    holders = [schedule.holders(stage) for stage in range(schedule.stages)]
+    paths = [
+        tuple(Hop(stage, of[m % len(of)]) for stage, of in enumerate(holders)) for m in range(schedule.microbatches)
+    ]
+    return partial(paths, in_unit_times(paths), schedule.ranks, f"{schedule.name}, straight")

@@ -143,6 +143,12 @@ def test_eager_warm_up_hides_slow_links(ahead: int) -> None:
     assert per_microbatch(hidden + 0.2) > forward_and_back * 1.05
 
 
+def test_eager_posts_its_receives_as_early_as_slow_links_need() -> None:
+    schedule, table = make_schedule("eager-1f1b", 4, 16), SCHEDULES["eager-1f1b"]
+    spans = {ahead: played(schedule, EQUAL, 2.0, ahead).makespan for ahead in (1, table.lookahead, 60)}
+    assert spans[table.lookahead] == spans[60] < spans[1]
+
+
 @pytest.mark.parametrize(("p", "v", "m"), [(4, 2, 8), (8, 4, 8), (3, 3, 7)])
 def test_breadth_first_does_each_stage_in_one_stretch(p: int, v: int, m: int) -> None:
     schedule = make_schedule("breadth-first", p, m, chunks=v)

@@ -51,7 +51,8 @@ def lay_out(
         sizes = cut(whole, placement).cells
     stages = cells_by_stage([cell.name for cell in cells], sizes)
     costs = costs_of(profiles, stages, message_bytes)
-    return Laid(add_messages(make_schedule(name, ranks, microbatches, costs=costs)), stages, costs)
+    schedule = make_schedule(name, ranks, microbatches, costs=costs)
+    return Laid(add_messages(schedule, chosen.lookahead), stages, costs)
 
 
 def predicted_seconds(laid: Laid, messages: Messages) -> float:

@@ -15,6 +15,7 @@ from grainline.schedule.members.one_f_one_b import eager_1f1b, one_f_one_b
 from grainline.schedule.members.placement import looped, v_shape
 from grainline.schedule.members.v_schedules import v_half, v_min, zb_v
 from grainline.schedule.members.zero_bubble import zb_auto, zb_h1, zb_h2
+from grainline.schedule.passes.messages import LOOKAHEAD
 from grainline.schedule.schedule import Schedule
 
 Make = Callable[[int, int, int, Costs], Schedule]
@@ -31,6 +32,7 @@ class PipelineSchedule:
     usual_chunks: int = 1
     splits: bool = False  # B into I and W
     place: Callable[[int, int], tuple[int, ...]] = looped  # ranks, chunks → the rank of each stage
+    lookahead: int = LOOKAHEAD  # of its receives, for `add_messages`
     refuses: Callable[[int, int, int], str | None] = lambda ranks, microbatches, chunks: None
 
 
@@ -63,6 +65,7 @@ SCHEDULES: dict[str, PipelineSchedule] = {
     "eager-1f1b": PipelineSchedule(
         lambda ranks, microbatches, chunks, costs: eager_1f1b(ranks, microbatches),
         "1F1B with twice the warm-up: hides slow links, holds twice as much (arXiv 2211.05322)",
+        lookahead=4,  # two F and two B: what its warm-up hides of a message there and back
     ),
     "interleaved": PipelineSchedule(
         lambda ranks, microbatches, chunks, costs: interleaved_1f1b(ranks, microbatches, chunks),
@@ -133,7 +136,7 @@ SCHEDULES: dict[str, PipelineSchedule] = {
 def make_schedule(
     name: str, ranks: int, microbatches: int, *, chunks: int | None = None, costs: Costs | None = None
 ) -> Schedule:
-    """Bare compute of the schedule `name` of SCHEDULES; `add_messages` makes it fit to run.
+    """Bare compute of the schedule `name` of SCHEDULES; `add_messages`, with its `lookahead`, makes it fit to run.
 
     `chunks` is the number of stages per rank (default: the schedule's usual one). `costs` guide those schedules that
     are fitted to them; without, all stages count as equal, with I and W as long as F.

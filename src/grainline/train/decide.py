@@ -110,6 +110,7 @@ def estimate_run(
         config,
         micro_batch_sequences=decision.micro_batch_sequences,
         compute=decision.compute,
+        device=ranks.device.type,
         recompute=decision.plan.execution.recompute == "block",
         ranks=ranks.world,
         stages=1 if decision.plan.pipeline is None else decision.plan.pipeline.ranks,

@@ -7,16 +7,15 @@ from typing import Any
 
 from grainline.documents import ModelConfig, Recipe
 from grainline.models.count import flops_per_token, parameters
+from grainline.plan import memory
+from grainline.plan.memory import PARAMETER, MicroBatch
+from grainline.schedule.cells import cells_of
 from grainline.train.learning_rate import merge_steps
 
-FLOAT32 = 4
-
-LONGEST_WRITTEN_SCORES = 512
-"""Sequences up to which `kernels.short_attention` takes over."""
 UTILISATION = 0.4
 """Share of the measured matmul rate that training is taken to reach; a run's own is the `mfu` in its metrics."""
 
-SCRATCH_BYTES = 4 * FLOAT32 << 25
+SCRATCH_BYTES = 4 * PARAMETER << 25
 """What Muon needs at most beside its state, for one batch of matrices."""
 
 
@@ -27,8 +26,8 @@ class Memory:
     parameters: int
     gradients: int
     optimizer: int
-    activations: int
-    working: int  # copies in the compute dtype, the output layer's gradient, the optimiser's scratch
+    activations: int  # with the weights' copies in the compute dtype, and the output layer's gradient
+    working: int  # the optimiser's scratch
 
     @property
     def total(self) -> int:
@@ -81,6 +80,7 @@ def estimate(
     *,
     micro_batch_sequences: int,
     compute: str,
+    device: str,
     recompute: bool,
     ranks: int,
     stages: int = 1,
@@ -91,22 +91,15 @@ def estimate(
     """`flops_per_second` is the measured matmul rate of all ranks together; `data_bytes` the packed data's size.
 
     A pipeline of so many `stages` is taken to be cut evenly, and to hold as many micro-batches as ranks (1F1B).
+    `device` is "cpu", "cuda" or "mps".
     """
     count = parameters(config)
     total = count.total + count.mtp
-    tables = count.embedding + count.head
-    per_value = 1 if recipe.optimizer.kind == "muon" else 2
-    state = FLOAT32 * (per_value * (total - tables) + 2 * tables)
+    state = memory.state_bytes(memory.parameters_of_all(config, cells_of(config)), recipe.optimizer.kind)
     shares = ranks if sharded else stages
-    tokens = micro_batch_sequences * recipe.data.sequence_length
-    memory = Memory(
-        parameters=FLOAT32 * total // shares,
-        gradients=FLOAT32 * total // shares,
-        optimizer=state // shares,
-        activations=tokens * activation_bytes_per_token(config, recipe.data.sequence_length, compute, recompute),
-        working=_working_bytes(config, total // stages, compute) + min(SCRATCH_BYTES, 4 * FLOAT32 * total),
-    )
-    weights = FLOAT32 * total
+    writes_scores = device == "cpu" and compute == "bfloat16"
+    batch = MicroBatch(micro_batch_sequences, recipe.data.sequence_length, compute, writes_scores=writes_scores)
+    weights = round(state.parameters)
     merged = len(merge_steps(recipe.learning_rate, recipe.training.steps))
     all_tokens = recipe.training.steps * recipe.training.batch_tokens
     flops = all_tokens * flops_per_token(config, recipe.data.sequence_length, mtp=1 / recipe.loss.mtp_every)
@@ -116,9 +109,16 @@ def estimate(
         active_parameters=count.active,
         tokens=all_tokens,
         flops=flops,
-        memory=memory,
+        memory=Memory(
+            parameters=weights // shares,
+            gradients=round(state.gradients) // shares,
+            optimizer=round(state.optimizer) // shares,
+            activations=activation_bytes(config, batch, recompute),
+            working=min(SCRATCH_BYTES, 4 * weights),
+        ),
         disk=Disk(
-            checkpoints=(recipe.checkpoint.keep + 1) * (weights + state),  # one more while it is being written
+            checkpoints=(recipe.checkpoint.keep + 1)
+            * (weights + round(state.optimizer)),  # one more while it is being written
             weights=weights * (2 + merged + (3 if merged else 2)),
             data=data_bytes,
         ),
@@ -127,50 +127,17 @@ def estimate(
     )
 
 
-def activation_bytes_per_token(config: ModelConfig, sequence_length: int, compute: str, recompute: bool) -> int:
-    """Kept between forward and backward for each token of a micro-batch: a tally of what each layer saves.
+def activation_bytes(config: ModelConfig, batch: MicroBatch, recompute: bool) -> int:
+    """What all cells keep of a micro-batch between forward and backward, see `plan.memory.kept_bytes`.
 
-    tests/train/test_estimate.py holds it against what autograd saves, within a quarter.
+    With recomputation blocks keep their input alone, but for the one whose backward is going on.
     """
-    size, width = config.hidden_size, 2 if compute == "bfloat16" else 4
-    layers = [_block_bytes(config, layer, sequence_length, width) for layer in range(config.layers + config.mtp_depth)]
-    # A norm keeps its normalised input, and what follows it keeps its output; the loss keeps its gradient.
-    ends = (3 + (9 if config.mtp_depth else 0)) * size * width
-    if recompute:
-        return len(layers) * size * width + max(layers) + ends
-    return sum(layers) + ends
-
-
-def _block_bytes(config: ModelConfig, layer: int, sequence_length: int, width: int) -> int:
-    norms = 4 * config.hidden_size * width
-    return norms + _attention_bytes(config, sequence_length, width) + _ffn_bytes(config, layer, width)
-
-
-def _attention_bytes(config: ModelConfig, sequence_length: int, width: int) -> int:
-    a = config.attention
-    if a.kind == "mla":
-        assert a.kv_rank and a.rope_dim and a.value_dim
-        q, out = a.heads * (a.head_dim + a.rope_dim), a.heads * a.value_dim
-        values = 3 * q + 3 * out + 2 * ((a.q_rank or 0) + a.kv_rank)
-    else:
-        q, kv = a.heads * a.head_dim, a.key_value_heads * a.head_dim
-        values = 3 * q + 2 * kv + (q + kv if a.qk_norm else 0)
-    # On short sequences in bfloat16 the attention of CPUs writes its scores out.
-    scores = a.heads * sequence_length if width == 2 and sequence_length <= LONGEST_WRITTEN_SCORES else 0
-    return (values + scores) * width
-
-
-def _ffn_bytes(config: ModelConfig, layer: int, width: int) -> int:
-    moe = config.moe
-    if moe is None or not config.is_sparse(layer):
-        return 4 * config.ffn_hidden * width
-    indices = 32 * moe.top_k
-    router = 4 * (5 * moe.experts + (config.hidden_size if width == 2 else 0))  # in float32
-    routed = moe.top_k * 2 * (config.hidden_size + moe.expert_hidden)
-    return indices + router + (routed + 4 * moe.shared_width) * width
-
-
-def _working_bytes(config: ModelConfig, total: int, compute: str) -> int:
-    heads = 1 + config.mtp_depth
-    copies = 2 * total if compute == "bfloat16" else 0
-    return copies + heads * FLOAT32 * config.vocab_size * config.hidden_size
+    cells = cells_of(config)
+    kept = {cell: memory.kept_bytes(config, cell, batch) for cell in cells}
+    if not recompute:
+        return round(sum(kept.values()))
+    again = [cell for cell in cells if cell.kind in ("dense", "moe", "mtp")]
+    inputs = sum(memory.input_bytes(config, cell, batch) for cell in again)
+    if config.mtp_depth:  # it is given the next tokens' embeddings, too, and the trunk's norm isn't run again
+        inputs += 2 * memory.output_bytes(config, cells[0], batch)
+    return round(sum(kept.values()) - sum(kept[cell] for cell in again) + inputs + max(kept[cell] for cell in again))

@@ -6,6 +6,7 @@ import itertools
 import random
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +15,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grainline.documents import Cluster, GrainlineError, Plan, Recipe
-from grainline.models.dial import config_for_depth
+from grainline.hardware.topology import topology
+from grainline.models.dial import config_for_depth, dense_twin
+from grainline.plan import memory
+from grainline.plan.cost import Speed, cell_cost
+from grainline.plan.memory import MicroBatch
 from grainline.plan.pipeline import pipeline_plan
 from grainline.plan.skip.baselines import full_pipelines, random_routes
 from grainline.plan.skip.check import check_routes, check_times
 from grainline.plan.skip.coarse import coarsened
 from grainline.plan.skip.judge import Setting, judge, schedule_of
 from grainline.plan.skip.placement import FEW, pairing, place, shortest_way
-from grainline.plan.skip.plan import METHODS, Work, plan_by, plan_skip, planned_at_once, shared_out
+from grainline.plan.skip.plan import (
+    METHODS,
+    plan_by,
+    plan_skip,
+    planned_at_once,
+    problem_for,
+    setting_for,
+    shared_out,
+)
 from grainline.plan.skip.problem import SkipProblem
 from grainline.plan.skip.reroute import reroute
 from grainline.plan.skip.timetable import step_seconds, timetable
+from grainline.plan.skip.work import Work, blocks_alike, work_of
 from grainline.schedule import add_messages, validate
 from grainline.schedule.actions import Kind
+from grainline.schedule.cells import cells_of
 from grainline.schedule.members.partial import LOOKAHEAD
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -365,3 +380,44 @@ def test_a_plan_of_paths_is_resolved_in_its_order() -> None:
     for rank, actions in enumerate(found.bare.actions):
         kept = [a for a in found.schedule.actions[rank] if a.kind in (Kind.F, Kind.B)]
         assert kept == list(actions)
+
+
+def test_stages_have_as_many_blocks_or_one_more() -> None:
+    config = config_for_depth(7, 300, 64)
+    assert blocks_alike(config, 3) == (4, 2, 2, 3)  # embedding with the first; MTP's two cells and the head last
+    assert blocks_alike(config.model_copy(update={"mtp_depth": 0}), 7) == (2, 1, 1, 1, 1, 1, 1, 1)
+    with pytest.raises(GrainlineError, match="7 blocks, too few for 8 stages"):
+        blocks_alike(config, 8)
+
+
+def test_the_work_of_a_model_is_that_of_its_cells() -> None:
+    """A dense model whose blocks are alike, on a device without memory bandwidth: FLOPs over the reached rate."""
+    config = dense_twin(config_for_depth(4, 300, 64)).model_copy(update={"mtp_depth": 0})
+    batch = MicroBatch(2, 64, "float32")
+    work, cut = work_of(config, topology(sites()), batch, 2, hop_seconds=0.1)
+    assert cut == (3, 2, 1)
+    speed = Speed.of(sites().device_types[0], "float32")
+    block = cell_cost(config, cells_of(config)[1], batch, speed)
+    head = cell_cost(config, cells_of(config)[-1], batch, speed)
+    assert work.forward_seconds == pytest.approx([2 * block.seconds[Kind.F]] * 7)
+    assert work.backward_ratio == pytest.approx(block.seconds[Kind.B] / block.seconds[Kind.F])
+    assert work.loss_share * work.forward_seconds[0] == pytest.approx(head.seconds[Kind.F] + head.seconds[Kind.B])
+    assert work.activation_bytes == 4 * 2 * 64 * config.hidden_size
+    assert work.hop_seconds == 0.1
+    one, two = (memory.parameters_of_all(config, cells_of(config)[1:3][:n], tables=False) for n in (1, 2))
+    assert work.gradient_bytes == 4 * sum(two.values())
+    assert sum(two.values()) == 2 * sum(one.values())
+
+
+def test_where_links_are_shared_the_simulator_chooses() -> None:
+    """Two sites with three devices each behind one slow line: what crosses it at once is slow, which routes avoid."""
+    work = Work((0.05,) * 7, activation_bytes=4e6, hop_seconds=0.0)
+    wires = topology(sites())
+    p = problem_for(wires, work, (3, 2, 2), 2, 2, trials=30)
+    setting = setting_for(wires, work, p)
+    assert setting.shares_links
+    plans = {m: plan_by(m, p, 6, setting=setting, budget_s=4.0, tries=60) for m in ("unaware", "aware")}
+    assert plans["aware"].expected_seconds <= plans["unaware"].expected_seconds
+    blind = plan_by("aware", p, 6, setting=replace(setting, shares_links=False), budget_s=4.0, tries=60)
+    assert plans["aware"].expected_seconds <= blind.expected_seconds
+    assert blind.expected_seconds > step_seconds(p, blind.routes, 6) - 1e-9  # the plan's own clock is too early

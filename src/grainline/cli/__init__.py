@@ -48,6 +48,7 @@ VERBS: dict[str, dict[str, Verb]] = {
     },
     "Decide before you pay": {
         "simulate": Verb("simulate", "what a step of pipelined training would take on a cluster"),
+        "plan skip": Verb("plan_skip", "a pipeline whose micro-batches skip stages, for slow and unequal links"),
     },
     "Know the machine": {
         "doctor": Verb("doctor", "what works on this machine, what is missing, and the command that mends it"),

@@ -37,6 +37,7 @@ NAMES = {
     "random": "random paths",
     "unaware": "SkipPipe, no TC2",
     "aware": "SkipPipe",
+    "aware, not refined": "SkipPipe, search alone",
     "full, routes chosen": "full, routes chosen",
 }
 SEEDS = (0, 1, 2)
@@ -158,11 +159,11 @@ class Steps:
 def steps(
     seed: int, quick: bool, microbatches: int = MICROBATCHES, layer_seconds: float = cities.LAYER_SECONDS
 ) -> Steps:
-    """All methods, and full pipelines whose micro-batches choose their nodes as SkipPipe's do."""
+    """All methods; SkipPipe before its routes are refined; full pipelines whose micro-batches choose their nodes."""
     stages = cities.placed(seed, 40 if quick else 3000)
     expansions, tries = (200, 200) if quick else (5000, 20_000)  # not the clock: figures don't depend on the machine
 
-    def by(method: str, path_length: int) -> SkipPlan:
+    def by(method: str, path_length: int, tries: int = tries) -> SkipPlan:
         problem = cities.problem(stages, path_length, layer_seconds)
         setting = cities.setting(problem)
         return plan_by(
@@ -177,7 +178,8 @@ def steps(
         )
 
     plans = {method: by(method, PATH_LENGTH) for method in METHODS}
-    return Steps(plans | {"full, routes chosen": by("aware", len(stages))})
+    alone, full = by("aware", PATH_LENGTH, 0), by("aware", len(stages))
+    return Steps(plans | {"aware, not refined": alone, "full, routes chosen": full})
 
 
 def with_all_reduce(plan: SkipPlan) -> float:

@@ -14,10 +14,14 @@ from grainline.schedule.simulator.network import Route as Way
 
 @dataclass(frozen=True)
 class Setting:
-    """What the simulator is told: costs of stages on nodes (which are its ranks), and how messages travel."""
+    """What the simulator is told: costs of stages on nodes (which are its ranks), and how messages travel.
+
+    Where pairs share links the plan's own clock (`timetable.py`) is too early, and searches had better ask here.
+    """
 
     costs: Costs
     network: Network
+    shares_links: bool = False
 
     @classmethod
     def of(cls, problem: SkipProblem) -> Setting:

@@ -15,21 +15,12 @@ from grainline.plan.skip.placement import place
 from grainline.plan.skip.problem import Route, Seconds, SkipProblem
 from grainline.plan.skip.solve import Answer, solve
 from grainline.plan.skip.timetable import starts_of, timetable
+from grainline.plan.skip.work import Work
 from grainline.schedule import Network, Schedule
 from grainline.schedule.simulator.network import Route as Way
 
 METHODS = ("full", "random", "unaware", "aware")
 """DT-FM's full pipelines; random paths within the quotas; SkipPipe without TC2; SkipPipe."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a stage takes and moves for one micro-batch."""
-
-    forward_seconds: Seconds  # by device of the cluster, in the order of its topology
-    activation_bytes: float  # that go from stage to stage
-    gradient_bytes: float = 0.0  # of a stage's parameters
-    hop_seconds: float = 0.0  # of every message besides the link's latency, such as copies to and from host memory
 
 
 @dataclass(frozen=True)
@@ -137,9 +128,20 @@ def plan_by(
     elif method == "random":
         routes = random_routes(problem, seed)
     else:
-        aware = method == "aware"
+
+        def simulated(routes: Sequence[Route]) -> float:
+            assert setting is not None
+            return judge(schedule_of(problem, routes, count), setting).makespan
+
         answer = solve(
-            problem, count, collision_aware=aware, budget_s=budget_s, expansions=expansions, tries=tries, seed=seed
+            problem,
+            count,
+            value=simulated if setting is not None and setting.shares_links else None,
+            collision_aware=method == "aware",
+            budget_s=budget_s,
+            expansions=expansions,
+            tries=tries,
+            seed=seed,
         )
         routes = answer.routes
     schedule = schedule_of(problem, routes, count, f"partial, {method}")
@@ -186,7 +188,16 @@ def problem_for(
     placed = place(transfer, sizes, gradient_weight=weight, seed=seed, trials=trials, until=until)
     data = placed.stages[0]
     starts = tuple(data[agent % len(data)] for agent in range(agents))
-    return SkipProblem(placed.stages, work.forward_seconds, transfer, starts, path_length, slots)
+    return SkipProblem(
+        placed.stages,
+        work.forward_seconds,
+        transfer,
+        starts,
+        path_length,
+        slots,
+        backward_ratio=work.backward_ratio,
+        loss_share=work.loss_share,
+    )
 
 
 def transfers(wires: Topology, work: Work) -> tuple[Seconds, ...]:
@@ -211,4 +222,4 @@ def setting_for(wires: Topology, work: Work, problem: SkipProblem) -> Setting:
         way = network.between(source, target)
         return Way(way.latency_seconds + work.hop_seconds, way.links)
 
-    return Setting(costs_of(problem, work.activation_bytes), Network(network.links, between))
+    return Setting(costs_of(problem, work.activation_bytes), Network(network.links, between), shares_links=True)

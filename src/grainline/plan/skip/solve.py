@@ -1,10 +1,11 @@
-"""From a problem to routes: the searches one after another within a budget, and the best by the plan's own clock."""
+"""From a problem to routes: the searches one after another within a budget, and the best of what they found."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from grainline.documents import GrainlineError
 from grainline.plan.skip.coarse import Coarse, coarsened
@@ -41,6 +42,7 @@ def solve(
     problem: SkipProblem,
     microbatches: int,
     *,
+    value: Callable[[Sequence[Route]], float] | None = None,
     collision_aware: bool = True,
     budget_s: float = 60.0,
     solutions: int = 8,
@@ -50,6 +52,8 @@ def solve(
     seed: int = 0,
 ) -> Answer:
     """The routes with the shortest step of so many micro-batches that the budget finds.
+
+    `value` is what a step takes, in seconds; without, it is told by the plan's own clock.
 
     First one micro-batch after another is planned, so that there is something. Then conflict-based search, on
     groups of micro-batches with one start and on single ones, until it has `solutions` free of collisions, or a
@@ -68,7 +72,9 @@ def solve(
         if walks is None:
             raise _nothing(problem)
         return Answer(tuple(one.route for one in walks))
-    start = _Best(problem, microbatches)
+    if value is None:
+        value = partial(step_seconds, problem, microbatches=microbatches)
+    start = _Best(value)
     for order in (range(problem.agents), range(problem.agents - 1, -1, -1)):
         start.look(prioritised(problem, order))
     coarse = coarsened(problem)
@@ -79,7 +85,7 @@ def solve(
             expansions=expansions,
             until=begin + budget_s / 4,
         )
-    best = _Best(problem, microbatches)
+    best = _Best(value)
     found = conflict_based_search(
         problem,
         look=best.look,
@@ -96,10 +102,10 @@ def solve(
 
 
 class _Best:
-    """The best routes so far, by the plan's own clock."""
+    """The best routes so far."""
 
-    def __init__(self, problem: SkipProblem, microbatches: int) -> None:
-        self.problem, self.microbatches = problem, microbatches
+    def __init__(self, value: Callable[[Sequence[Route]], float]) -> None:
+        self.value = value
         self.routes: tuple[Route, ...] | None = None
         self.least = self.first = float("inf")
         self.known: dict[tuple[Route, ...], float] = {}
@@ -108,7 +114,7 @@ class _Best:
         """Of a step."""
         key = tuple(routes)
         if key not in self.known:
-            self.known[key] = step_seconds(self.problem, key, self.microbatches)
+            self.known[key] = self.value(key)
         return self.known[key]
 
     def look(self, walks: Walks | None, coarse: Coarse | None = None) -> None:

@@ -124,7 +124,7 @@ def main(folder: Path, core: int, steps: int) -> None:
     profiles = {}
     for shape, config in SHAPES.items():
         dist.barrier()
-        profiles[shape] = gathered(dict(profile_cells(config, batch(shape, 0), LOSS, dtype=torch.float32)))
+        profiles[shape] = gathered(profile_cells(config, batch(shape, 0), LOSS, dtype=torch.float32))
     plans = {trial: made(trial, profiles[trial.shape]) for trial in trials()}
     predictions = {
         trial.name: {"simulated": predicted_seconds(laid, messages), "naive": naive_seconds(laid)}

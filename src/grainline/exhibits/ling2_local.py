@@ -108,7 +108,7 @@ def _work(trial: Trial, connection: Connection, folder: Path) -> dict[str, Any]:
     batches = _batches(trial)
     messages = profile_messages(connection, trial.message_bytes)
     dist.barrier()
-    profiles = gathered(dict(profile_cells(trial.config, batches[0], LOSS, dtype=torch.float32)))
+    profiles = gathered(profile_cells(trial.config, batches[0], LOSS, dtype=torch.float32))
     laid = {
         which: lay_out(trial.config, "1f1b", trial.microbatches, profiles, which, trial.message_bytes) for which in CUTS
     }

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from grainline.parallel.pipeline.boundary import Names, boundaries
 from grainline.parallel.pipeline.stage import Kept, Stage
 from grainline.schedule import Costs, Hop, Kind, StageCost
 
-ROUNDS = 9
+ROUNDS, HELD = 4, 4
 
 Seconds = Mapping[Kind, float]
 """Of one cell, for one micro-batch on one rank, by kind: F, B, I, W and R."""
@@ -29,58 +28,82 @@ Seconds = Mapping[Kind, float]
 
 def profile_cells(
     config: ModelConfig, batch: Batch, loss: Loss, *, dtype: torch.dtype, rounds: int = ROUNDS
-) -> Iterator[tuple[str, dict[Kind, float]]]:
+) -> dict[str, dict[Kind, float]]:
     """Each cell of a model by itself, forward and backward on random input: medians over rounds after a first one.
 
-    The caller's threads and cores are used; ranks that will share a machine should profile at the same time, because
-    they will share its memory and its clock as well.
+    A cell that is run again and again finds its weights in the cache, and memory that it has just freed; in a pipeline
+    it doesn't. So cells take turns, and several micro-batches are held between their forwards and their backwards. The
+    caller's threads and cores are used; ranks that will share a machine should profile at the same time.
     """
     cells = tuple(cell_names(config))
     crossing = boundaries(tuple(Hop(i, 0) for i in range(len(cells))), [(cell,) for cell in cells])
+    trials = []
     for cell, enters in zip(cells, crossing, strict=False):
         model = build(config, cells=[cell])
         model.compute_dtype = dtype
-        trial = _Trial(Stage((cell,), model, loss, batch.label_BS.numel()), model, batch, enters)
-        yield cell, {kind: statistics.median(seconds[1:]) for kind, seconds in trial.seconds(rounds + 1).items()}
+        trials.append(_Trial(Stage((cell,), model, loss, batch.label_BS.numel()), model, batch, enters))
+    for split in (False, True):
+        for number in range(rounds + 1):
+            _take_turns(trials, split, note=number > 0)
+    return {
+        cell: {kind: statistics.median(seconds) for kind, seconds in trial.taken.items()}
+        for cell, trial in zip(cells, trials, strict=True)
+    }
+
+
+def _take_turns(trials: Sequence[_Trial], split: bool, note: bool) -> None:
+    """HELD micro-batches forward through all cells, and then backward."""
+    kept = [[trial.forward(note and not split) for trial in trials] for _ in range(HELD)]
+    for of_cells in kept:
+        for trial, one in reversed(list(zip(trials, of_cells, strict=True))):
+            if split:
+                trial.backward_split(one, note)
+            else:
+                trial.backward(one, note)
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """One cell, and what enters it."""
+    """One cell, what enters it, and what it has taken."""
 
     stage: Stage
     model: Model
     batch: Batch
     enters: Names
+    taken: dict[Kind, list[float]] = field(default_factory=dict)
+    queue: WeightQueue = field(default_factory=WeightQueue)
 
-    def seconds(self, rounds: int) -> dict[Kind, list[float]]:
-        """Of all rounds: with the backward whole, then split."""
-        taken: dict[Kind, list[float]] = {kind: [] for kind in (Kind.F, Kind.B, Kind.I, Kind.W)}
-        for _ in range(rounds):
-            kept = self._forward(taken[Kind.F])
-            self._timed(taken[Kind.B], partial(self._backward, kept))
-        queue = WeightQueue()
-        self.model.defer_weights(queue)
-        for _ in range(rounds):
-            kept = self._forward([])
-            with queue.collecting() as work:
-                self._timed(taken[Kind.I], partial(self._backward, kept))
-            self._timed(taken[Kind.W], partial(_all, work))
-        return taken | {Kind.R: taken[Kind.F]}
-
-    def _forward(self, into: list[float]) -> Kept:
+    def forward(self, note: bool) -> Kept:
+        """Of one micro-batch on random input; its time stands for a recomputation's, too."""
         entered = Carry(**{name: self._random(name) for name in self.enters})
-        found: list[Kept] = []
+        begin = time.perf_counter()
+        left, objective, _ = self.stage.forward(self.batch, entered)
+        self._note((Kind.F, Kind.R), time.perf_counter() - begin, note)
+        return Kept(entered, left, objective)
 
-        def run() -> None:
-            left, objective, _ = self.stage.forward(self.batch, entered)
-            found.append(Kept(entered, left, objective))
+    def backward(self, kept: Kept, note: bool) -> None:
+        """Whole."""
+        self._note((Kind.B,), self._seconds(kept), note)
 
-        self._timed(into, run)
-        return found[0]
+    def backward_split(self, kept: Kept, note: bool) -> None:
+        """First the input's gradient, then the weights'."""
+        self.model.defer_weights(self.queue)  # from the next forward on
+        with self.queue.collecting() as work:
+            self._note((Kind.I,), self._seconds(kept), note)
+        begin = time.perf_counter()
+        for one in work:
+            one()
+        self._note((Kind.W,), time.perf_counter() - begin, note)
 
-    def _backward(self, kept: Kept) -> None:
-        kept.backward([torch.ones_like(t) for t in kept.left.tensors])
+    def _seconds(self, kept: Kept) -> float:
+        gradients = [torch.ones_like(t) for t in kept.left.tensors]
+        begin = time.perf_counter()
+        kept.backward(gradients)
+        return time.perf_counter() - begin
+
+    def _note(self, kinds: Sequence[Kind], seconds: float, note: bool) -> None:
+        for kind in kinds if note else ():
+            self.taken.setdefault(kind, []).append(seconds)
 
     def _random(self, name: str) -> Tensor:
         rows, length = self.batch.ids_BS.shape
@@ -89,16 +112,6 @@ class _Trial:
             rows = len(self.batch.further.row_b)
         shape = rows, length, self.model.config.hidden_size
         return torch.randn(shape, dtype=self.model.dtype, requires_grad=True)
-
-    def _timed(self, into: list[float], work: Callable[[], object]) -> None:
-        begin = time.perf_counter()
-        work()
-        into.append(time.perf_counter() - begin)
-
-
-def _all(work: Sequence[Callable[[], None]]) -> None:
-    for one in work:
-        one()
 
 
 def costs_of(profiles: Sequence[Mapping[str, Seconds]], stages: Sequence[Sequence[str]], output_bytes: float) -> Costs:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from grainline.parallel.pipeline.connect import Connection
 
+LARGE = 16
 PRODUCT = 256  # the side of the matrices whose products are counted
 
 
@@ -25,15 +26,16 @@ class Messages:
 
 
 def profile_messages(connection: Connection, message_bytes: int) -> Messages:
-    """From a message of 64 bytes, one of `message_bytes`, and a stream of them beside a product. Both ranks call this.
+    """From messages of 64 bytes and of LARGE times `message_bytes`, whose time is more than that of waking up, and a
+    stream of `message_bytes` each beside a product. Both ranks call this.
 
     Both get the same: the first one's clock, and the slower one's speed.
     """
-    small, large = torch.zeros(16), torch.zeros(message_bytes // 4)
+    small, message, large = (torch.zeros(n) for n in (16, message_bytes // 4, LARGE * message_bytes // 4))
     short, long = (_one_way(connection, tensor) for tensor in (small, large))
     alone = _products(connection, None)
-    beside = _products(connection, large)
-    mine = short, message_bytes / max(long - short, 1e-9), min(1.0, beside / alone)
+    beside = _products(connection, message)
+    mine = short, 4 * large.numel() / max(long - short, 1e-9), min(1.0, beside / alone)
     found = gathered(mine)
     return Messages(found[0][0], found[0][1], min(of[2] for of in found))
 

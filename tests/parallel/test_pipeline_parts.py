@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 import torch
 from torch import Tensor
 
-from grainline.documents import Attention, GrainlineError, ModelConfig
+from grainline.documents import Attention, GrainlineError, ModelConfig, Plan, Recipe
+from grainline.hardware.shorthand import cluster_of
 from grainline.parallel.pipeline.boundary import boundaries, check_cells, check_paths
 from grainline.parallel.pipeline.failure import Watch
 from grainline.parallel.pipeline.mail import Mail
 from grainline.parallel.pipeline.offload import KeptTensors
 from grainline.parallel.pipeline.record import Span, timeline
 from grainline.parallel.pipeline.reduce import Grid, holders_by_module, module_of, stages_by_module
+from grainline.parallel.pipeline.resolve import resolve
 from grainline.parallel.pipeline.stage import RandomState
 from grainline.parallel.pipeline.transport import Message, Pending, messages_of
+from grainline.plan.pipeline import pipeline_plan
 from grainline.schedule import Action, Hop, Kind, Schedule, add_messages, gpipe
 from grainline.schedule.table import make_schedule
 
@@ -196,3 +200,26 @@ def test_notes_of_ranks_become_one_timeline() -> None:
     }
     assert found.how == "measured"
     assert found.makespan == pytest.approx(6.0)
+
+
+def test_lists_that_would_wait_for_ever_are_refused_before_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = cluster_of("2xA100-80")
+    recipe = Recipe.parse(
+        {
+            "model": {"config": CONFIG.tables()},
+            "data": {"sequence_length": 8},
+            "training": {"steps": 1, "batch_tokens": 64},
+            "learning_rate": {"peak": 1e-3},
+        }
+    )
+    plan = Plan.parse({"pipeline": {"ranks": 2, "schedule": "eager-1f1b", "microbatches": 4}})
+    found = pipeline_plan(plan, CONFIG, recipe, cluster)
+    assert resolve(found, CONFIG).training == found.schedule == add_messages(found.bare, 4)
+    first, second = found.schedule.actions
+    late = found.schedule.with_actions([first, tuple(a for a in second if a.kind is not Kind.RECV_F)])
+    with pytest.raises(
+        GrainlineError, match=r"The schedule 'eager-1f1b' can't be carried out: .*rank \d.*Choose another"
+    ):
+        resolve(replace(found, schedule=late), CONFIG)
+    monkeypatch.setattr("grainline.parallel.pipeline.resolve.MOST_CHECKED", 3)
+    assert resolve(replace(found, schedule=late), CONFIG).training == late

@@ -35,6 +35,7 @@ from grainline.schedule.passes.recompute import with_recompute
 from grainline.schedule.passes.vocabulary import add_vocabulary_passes
 from grainline.schedule.schedule import Hop
 from grainline.schedule.simulator.network import Route
+from grainline.schedule.table import SCHEDULES
 
 MICROBATCHES_PER_RANK = 4
 
@@ -115,7 +116,7 @@ def pipeline_plan(
     network = Network.of(wires, [seat.device.index for seat in sitting])
     return Resolved(
         pipeline=pipeline.model_copy(update={"cut": found.cells, "chunks": chunks}),
-        schedule=add_messages(schedule) if pipeline.paths is None else add_messages(schedule, LOOKAHEAD),
+        schedule=add_messages(schedule, decided.lookahead),
         bare=bare,
         stages=stages,
         cut=decided.checked(found, schedule),
@@ -162,6 +163,11 @@ class _Open:
         """Of each rank: its rows of the vocabulary, with gradients and optimiser."""
         parameters = 0 if self.vocabulary is None else self.vocabulary.parameters
         return memory.state_bytes({"head": parameters}, self.optimizer).total
+
+    @property
+    def lookahead(self) -> int:
+        """How many compute actions ahead a receive is posted."""
+        return LOOKAHEAD if self.pipeline.paths is not None else SCHEDULES[self.pipeline.schedule].lookahead
 
     def bare(self, costs: Costs | None) -> Schedule:
         """Compute alone, fitted to costs where the schedule does that."""
@@ -226,6 +232,7 @@ class _Open:
             placement,
             tuple(in_flight(schedule, rank, stage) for stage, rank in enumerate(placement)),
             self.shared_bytes,
+            self.lookahead,
         )
 
     def _seconds(self, rank: int, schedule: Schedule) -> list[float]:

@@ -33,6 +33,7 @@ class StageBytes:
     placement: tuple[int, ...]
     in_flight: tuple[InFlight, ...]
     shared_bytes: float = 0.0
+    lookahead: int = 1  # compute actions ahead that receives are posted
     _states: dict[tuple[int, int], memory.StateBytes] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -61,7 +62,8 @@ class StageBytes:
             "activations": held.whole * (kept[end] - kept[first])
             + held.inputs * self.costs[first].input_bytes
             + held.queued * (queued[end] - queued[first]),
-            "messages": 4 * hidden,  # inputs and gradients that have come, or are on their way
+            # What may have come for this action and those ahead, and as many that leave.
+            "messages": 2 * (self.lookahead + 1) * hidden,
         }
 
     def _state(self, first: int, end: int) -> memory.StateBytes:

@@ -10,9 +10,12 @@ from grainline.parallel.pipeline.boundary import Cells
 from grainline.parallel.pipeline.vocabulary import rows_of
 from grainline.parallel.pipeline.vocabulary_passes import without_vocabulary
 from grainline.plan.pipeline import Resolved
-from grainline.schedule import Kind, Schedule, add_messages
+from grainline.schedule import Kind, Schedule, ScheduleError, add_messages, validate
 from grainline.schedule.members.partial import straight
 from grainline.schedule.passes.vocabulary import Algorithm, add_vocabulary_passes, why_no_steady_state
+
+MOST_CHECKED = 5_000
+"""Actions of all ranks, messages included; each takes the validator some ten microseconds."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class ResolvedPipeline:
 
 
 def resolve(found: Resolved, config: ModelConfig) -> ResolvedPipeline:
-    """Raises GrainlineError where ranks are more than rows of the vocabulary."""
+    """Raises GrainlineError where ranks are more than rows of the vocabulary, or the lists can't be carried out."""
     whole = found.bare if found.pipeline.paths is None else straight(found.bare)  # text is scored with all stages
     evaluation, algorithm = forward_only(whole), None
     stages = tuple(tuple(cell.name for cell in stage) for stage in found.stages)
@@ -56,7 +59,22 @@ def resolve(found: Resolved, config: ModelConfig) -> ResolvedPipeline:
         stages = without_vocabulary(config, stages)
         evaluation = add_vocabulary_passes(evaluation, algorithm)
     mean = found.pipeline.gradient_mean
-    return ResolvedPipeline(found.schedule, add_messages(evaluation), stages, algorithm, mean)
+    evaluation = add_messages(evaluation)
+    _check(found.schedule, forward_only=False)
+    _check(evaluation, forward_only=True)
+    return ResolvedPipeline(found.schedule, evaluation, stages, algorithm, mean)
+
+
+def _check(schedule: Schedule, *, forward_only: bool) -> None:
+    """Before ranks wait for each other for ever: the validator, where it takes no time worth speaking of."""
+    if sum(map(len, schedule.actions)) > MOST_CHECKED:
+        return
+    try:
+        validate(schedule, forward_only=forward_only)
+    except ScheduleError as error:
+        raise GrainlineError(
+            f"The schedule '{schedule.name}' can't be carried out: {error}. Choose another (pipeline.schedule)."
+        ) from None
 
 
 def forward_only(schedule: Schedule) -> Schedule:

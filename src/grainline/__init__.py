@@ -1,4 +1,4 @@
-"""grainline trains, measures and serves sparse language models on the hardware you actually have."""
+"""grainline plans, trains, measures and serves sparse language models on the hardware you actually have."""
 
 from typing import TYPE_CHECKING
 

@@ -20,7 +20,7 @@ from grainline.parallel.pipeline.boundary import Names, boundaries
 from grainline.parallel.pipeline.stage import Kept, Stage
 from grainline.schedule import Costs, Hop, Kind, StageCost
 
-ROUNDS, HELD = 4, 4
+ROUNDS, HELD = 6, 4
 
 Seconds = Mapping[Kind, float]
 """Of one cell, for one micro-batch on one rank, by kind: F, B, I, W and R."""
@@ -29,11 +29,12 @@ Seconds = Mapping[Kind, float]
 def profile_cells(
     config: ModelConfig, batch: Batch, loss: Loss, *, dtype: torch.dtype, rounds: int = ROUNDS
 ) -> dict[str, dict[Kind, float]]:
-    """Each cell of a model by itself, forward and backward on random input: medians over rounds after a first one.
+    """Each cell of a model by itself, forward and backward on random input: means over rounds after a first one.
 
     A cell that is run again and again finds its weights in the cache, and memory that it has just freed; in a pipeline
-    it doesn't. So cells take turns, and several micro-batches are held between their forwards and their backwards. The
-    caller's threads and cores are used; ranks that will share a machine should profile at the same time.
+    it doesn't. So cells take turns, and several micro-batches are held between their forwards and their backwards.
+    Means, because what holds a short cell up now and then counts in a step as often as it happens. The caller's threads
+    and cores are used; ranks that will share a machine should profile at the same time.
     """
     cells = tuple(cell_names(config))
     crossing = boundaries(tuple(Hop(i, 0) for i in range(len(cells))), [(cell,) for cell in cells])
@@ -46,7 +47,7 @@ def profile_cells(
         for number in range(rounds + 1):
             _take_turns(trials, split, note=number > 0)
     return {
-        cell: {kind: statistics.median(seconds) for kind, seconds in trial.taken.items()}
+        cell: {kind: statistics.fmean(seconds) for kind, seconds in trial.taken.items()}
         for cell, trial in zip(cells, trials, strict=True)
     }
 

@@ -1,9 +1,10 @@
 """The simulator against reality: predicted and measured step times of pipelines on two processes, each on a core.
 
-Four settings: two equal ranks; one rank truly slower (a duty cycle or quota); a narrow link between them; both at once.
-In each, the ranks profile every cell and the link by themselves, the simulator predicts every schedule of every shape
-from that, the predictions are written down, and only then is anything run. Beside each stands a naive prediction: the
-compute of all ranks, shared evenly. Settings that this machine doesn't allow are named, and left out.
+Five settings: two equal ranks; one rank truly slower (a duty cycle); a narrow link between them; both at once; a link
+that is long as well. In each, the ranks profile every cell and the link by themselves, the simulator predicts every
+schedule of every shape from that, the predictions are written down, and only then is anything run. Beside each stands a
+naive prediction: the compute of all ranks, shared evenly. Settings that this machine doesn't allow are named, and left
+out.
 
     python benchmarks/bench_reality.py [--steps 7] [--settings "equal; slow rank"]
 """
@@ -49,8 +50,9 @@ class Setting:
 SETTINGS = {
     "equal": Setting(),
     "slow rank": Setting(share=0.6),
-    "narrow link": Setting(bytes_per_second=25e6, latency_seconds=1e-3),
-    "slow rank, narrow link": Setting(share=0.6, bytes_per_second=25e6, latency_seconds=1e-3),
+    "narrow link": Setting(bytes_per_second=25e6),
+    "slow rank, narrow link": Setting(share=0.6, bytes_per_second=25e6),
+    "narrow, long link": Setting(bytes_per_second=25e6, latency_seconds=1e-3),
 }
 
 

@@ -127,7 +127,10 @@ def main(folder: Path, core: int, steps: int) -> None:
         profiles[shape] = gathered(profile_cells(config, batch(shape, 0), LOSS, dtype=torch.float32))
     plans = {trial: made(trial, profiles[trial.shape]) for trial in trials()}
     predictions = {
-        trial.name: {"simulated": predicted_seconds(laid, messages), "naive": naive_seconds(laid)}
+        trial.name: {
+            "simulated": predicted_seconds(SHAPES[trial.shape], laid, messages),
+            "naive": naive_seconds(laid),
+        }
         for trial, laid in plans.items()
     }
     if connection.rank == 0:

@@ -45,8 +45,8 @@ class Pipeline(Part):
     )
     starts: tuple[tuple[NonNegativeFloat, ...], ...] | None = Field(
         None,
-        description="with paths: planned seconds at which each forward of a micro-batch starts, then each backward from "
-        "the last hop to the first; ranks keep to this order",
+        description="with paths: planned seconds at which each forward of a micro-batch starts, then each backward "
+        "from the last hop to the first; ranks keep to this order",
     )
     gradient_mean: Literal["visits", "all"] = Field(
         "visits",

@@ -113,7 +113,7 @@ def _work(trial: Trial, connection: Connection, folder: Path) -> dict[str, Any]:
         which: lay_out(trial.config, "1f1b", trial.microbatches, profiles, which, trial.message_bytes) for which in CUTS
     }
     before = {
-        "predicted": {which: predicted_seconds(of, messages) for which, of in laid.items()},
+        "predicted": {which: predicted_seconds(trial.config, of, messages) for which, of in laid.items()},
         "cells": {which: [len(stage) for stage in of.stages] for which, of in laid.items()},
         "messages": asdict(messages),
         "profiles": [{c: {kind.value: s for kind, s in of.items()} for c, of in p.items()} for p in profiles],

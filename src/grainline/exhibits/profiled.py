@@ -55,10 +55,28 @@ def lay_out(
     return Laid(add_messages(schedule, chosen.lookahead), stages, costs)
 
 
-def predicted_seconds(laid: Laid, messages: Messages) -> float:
-    """Of a step, by the simulator."""
+def predicted_seconds(config: ModelConfig, laid: Laid, messages: Messages) -> float:
+    """Of a step, by the simulator, and of the sums of gradients that follow its passes."""
     network = Network.uniform(laid.schedule.ranks, messages.latency_seconds, messages.bytes_per_second)
-    return simulate(lower(laid.schedule, laid.costs, network, overlap_speed=messages.overlap_speed)).makespan
+    timeline = simulate(lower(laid.schedule, laid.costs, network, overlap_speed=messages.overlap_speed))
+    return timeline.makespan + shared_seconds(config, laid, messages)
+
+
+def shared_seconds(config: ModelConfig, laid: Laid, messages: Messages) -> float:
+    """Of summing, around a ring, the gradients of modules that several ranks hold: tied tables, MTP's embedding."""
+    import torch
+
+    from grainline.models.model import Model
+    from grainline.parallel.pipeline.reduce import holders_by_module, stages_by_module
+
+    with torch.device("meta"):
+        model = Model(config)
+    seconds = 0.0
+    for module, ranks in holders_by_module(laid.schedule, stages_by_module(config, laid.stages)).items():
+        moved = sum(p.numel() * 4 for p in model.get_submodule(module).parameters())
+        hops = 2 * (len(ranks) - 1)
+        seconds += hops * (messages.latency_seconds + moved / len(ranks) / messages.bytes_per_second)
+    return seconds
 
 
 def naive_seconds(laid: Laid) -> float:

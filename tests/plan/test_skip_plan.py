@@ -353,7 +353,7 @@ RECIPE = {
     [
         ({"microbatches": 5}, "pipeline.microbatches is 5, and pipeline.paths are of 2"),
         ({"vocabulary": "vocab1"}, "leave it out beside paths"),
-        ({"chunks": 2}, "paths say it already"),
+        ({"placement": [0, 1, 0]}, "paths say it already"),
         ({"starts": [[0.0, 1.0]] * 2}, "can't be: micro-batch 0 has 2 planned starts for 6 visits"),
         ({"paths": [[[0, 0], [3, 1], [2, 0]]] * 2}, "can't be: no micro-batch visits stage 1"),
         ({"paths": [[[0, 0], [1, 1], [1, 0]]] * 2}, "can't be: micro-batch 0 visits a stage twice"),
@@ -421,3 +421,13 @@ def test_where_links_are_shared_the_simulator_chooses() -> None:
     blind = plan_by("aware", p, 6, setting=replace(setting, shares_links=False), budget_s=4.0, tries=60)
     assert plans["aware"].expected_seconds <= blind.expected_seconds
     assert blind.expected_seconds > step_seconds(p, blind.routes, 6) - 1e-9  # the plan's own clock is too early
+
+
+def test_a_plan_that_was_carried_out_can_be_again() -> None:
+    """A run writes its plan with all that was decided."""
+    plan = plan_by("aware", problem((2, 1, 1), 2, 4, slots=2), 8, budget_s=2.0, tries=20).to_plan((2, 1, 1, 1))
+    config = config_for_depth(3, 300, 64).model_copy(update={"mtp_depth": 0})
+    first = pipeline_plan(plan, config, Recipe.parse(RECIPE), sites())
+    again = pipeline_plan(plan.model_copy(update={"pipeline": first.pipeline}), config, Recipe.parse(RECIPE), sites())
+    assert again.schedule == first.schedule
+    assert again.pipeline == first.pipeline

@@ -269,9 +269,10 @@ def _partial(pipeline: Pipeline) -> Pipeline:
         raise GrainlineError(f"pipeline.microbatches is {pipeline.microbatches}, and pipeline.paths are of {count}.")
     if pipeline.vocabulary != "plain":
         raise GrainlineError("pipeline.vocabulary: every rank takes part in its passes; leave it out beside paths.")
-    if pipeline.placement is not None or pipeline.chunks is not None:
-        raise GrainlineError("pipeline.placement and pipeline.chunks: paths say it already; leave them out.")
-    return pipeline.model_copy(update={"microbatches": count})
+    if pipeline.placement is not None:
+        raise GrainlineError("pipeline.placement: paths say it already; leave it out.")
+    # Chunks are written into plans that have been carried out; paths know of as many stages as they visit.
+    return pipeline.model_copy(update={"microbatches": count, "chunks": None})
 
 
 def _along(

@@ -238,7 +238,7 @@ def _bars(claim: Claim, found: list[Steps]) -> str:
                 published = CHART[method] / CHART["full"]
                 label = "published" if not i else None
                 axes.plot([i], [published], color=colour(1), marker=MARKERS[1], mfc="none", ls="", label=label)
-        axes.set_xticks(range(len(NAMES)), list(NAMES.values()))
+        axes.set_xticks(range(len(NAMES)), [name.replace(", ", ",\n") for name in NAMES.values()])
         axes.set(ylabel="seconds of a step / full pipelines", title=SETTING, ylim=(0, 1.1))
         axes.legend()
         return svg(figure, claim.name, f"Seconds of a step by method, over those of full pipelines. {claim.text}")

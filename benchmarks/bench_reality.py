@@ -157,7 +157,7 @@ def main() -> int:
     parser.add_argument("--settings", default="; ".join(SETTINGS), help="separated by semicolons")
     arguments = parser.parse_args()
     machine = {"cpu": processor.name(), "kernel": platform.release(), "python": platform.python_version()}
-    result: dict[str, Any] = {"machine": machine, "steps": arguments.steps, "settings": {}, "not_allowed": {}}
+    result: dict[str, Any] = {"machine": machine, "settings": {}, "not_allowed": {}}
     if RESULT.is_file() and (before := json.loads(RESULT.read_text()))["machine"] == machine:
         result["settings"] = before["settings"]  # of those that aren't measured anew
     for name in map(str.strip, arguments.settings.split(";")):

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from grainline.schedule.actions import Kind
 
-NO_TIME: Mapping[Kind, float] = {}
-
 
 @dataclass(frozen=True)
 class StageCost:

@@ -129,7 +129,8 @@ def test_replicas_share_the_batch_and_sum_their_gradients() -> None:
     assert (two.batch.sequences, two.tokens) == (2, one.tokens)
     assert [seat.device.index for seat in two.seats] == [0, 2, 4, 6]
     gradients = max(two.costs.static_bytes.values()) / 4
-    assert two.replica_seconds == pytest.approx(gradients / 300e9, rel=0.35)  # a ring of two over NVLink
+    waits = 2 * topology(eight).latency_seconds(0, 1)
+    assert two.replica_seconds == pytest.approx(waits + gradients / 300e9, rel=0.35)  # a ring of two over NVLink
     assert one.replica_seconds == 0
     assert two.update_seconds > one.update_seconds
 
@@ -199,3 +200,10 @@ def test_memory_that_is_short_is_told_by_rank_and_part() -> None:
     for wanted in ("auto", "equal", (3, 2, 2, 5)):
         with pytest.raises(GrainlineError, match=said):
             _plan(small, cut=wanted)
+
+
+def test_sums_of_what_ranks_share_follow_the_passes() -> None:
+    slow, fast = (_plan(cluster_of(f"2xA100-80 + 2xA100-80@{link}")) for link in ("1GbE", "100GbE"))
+    table = 4 * CONFIG.vocab_size * CONFIG.hidden_size  # MTP's embedding, and the heads' output layer
+    assert slow.shared_seconds > table / 125e6 > fast.shared_seconds > 0
+    assert slow.update_seconds - slow.shared_seconds == pytest.approx(fast.update_seconds - fast.shared_seconds)

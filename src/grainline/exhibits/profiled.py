@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from grainline.documents import ModelConfig
+from grainline.plan.sums import ring_seconds, shared_gradients, shared_seconds
 from grainline.schedule import Costs, Kind, Network, Schedule, add_messages, lower, make_schedule, simulate
 from grainline.schedule.actions import COMPUTE
-from grainline.schedule.cells import cells_of
+from grainline.schedule.cells import cells_of, stages_of
 from grainline.schedule.cut import cut, equal_cut
 from grainline.schedule.table import SCHEDULES
 
@@ -59,24 +60,12 @@ def predicted_seconds(config: ModelConfig, laid: Laid, messages: Messages) -> fl
     """Of a step, by the simulator, and of the sums of gradients that follow its passes."""
     network = Network.uniform(laid.schedule.ranks, messages.latency_seconds, messages.bytes_per_second)
     timeline = simulate(lower(laid.schedule, laid.costs, network, overlap_speed=messages.overlap_speed))
-    return timeline.makespan + shared_seconds(config, laid, messages)
 
+    def ring(ranks: Sequence[int], moved_bytes: float) -> float:
+        return ring_seconds(len(ranks), moved_bytes, messages.latency_seconds, messages.bytes_per_second)
 
-def shared_seconds(config: ModelConfig, laid: Laid, messages: Messages) -> float:
-    """Of summing, around a ring, the gradients of modules that several ranks hold: tied tables, MTP's embedding."""
-    import torch
-
-    from grainline.models.model import Model
-    from grainline.parallel.pipeline.reduce import holders_by_module, stages_by_module
-
-    with torch.device("meta"):
-        model = Model(config)
-    seconds = 0.0
-    for module, ranks in holders_by_module(laid.schedule, stages_by_module(config, laid.stages)).items():
-        moved = sum(p.numel() * 4 for p in model.get_submodule(module).parameters())
-        hops = 2 * (len(ranks) - 1)
-        seconds += hops * (messages.latency_seconds + moved / len(ranks) / messages.bytes_per_second)
-    return seconds
+    stages = stages_of(cells_of(config), tuple(len(names) for names in laid.stages))
+    return timeline.makespan + shared_seconds(shared_gradients(config, laid.schedule, stages), ring)
 
 
 def naive_seconds(laid: Laid) -> float:

@@ -13,8 +13,10 @@ from grainline.plan import memory
 from grainline.plan.cost import OfCell, cells_at, costs_for
 from grainline.plan.in_flight import in_flight
 from grainline.plan.memory import MicroBatch
+from grainline.plan.paths import along, partial_pipeline
 from grainline.plan.seats import Seat, compute_dtype, computing, seats
 from grainline.plan.stage_bytes import StageBytes
+from grainline.plan.sums import over_wires, replica_seconds, shared_gradients, shared_seconds
 from grainline.plan.vocabulary import CELLS, VocabularyCosts, vocabulary_costs
 from grainline.schedule import (
     Costs,
@@ -25,11 +27,10 @@ from grainline.schedule import (
     StageCost,
     add_messages,
     make_schedule,
-    validate,
 )
 from grainline.schedule.cells import Cell, cells_of, stages_of
 from grainline.schedule.cut import Cut, DoesNotFit, cut, described, equal_cut
-from grainline.schedule.members.partial import LOOKAHEAD, in_unit_times, partial
+from grainline.schedule.members.partial import LOOKAHEAD
 from grainline.schedule.passes.offload import with_offload
 from grainline.schedule.passes.recompute import with_recompute
 from grainline.schedule.passes.vocabulary import add_vocabulary_passes
@@ -56,6 +57,7 @@ class Resolved:
     replicas: int
     tokens: int  # of a step, in all replicas
     replica_seconds: float = 0.0  # of summing gradients over replicas, if nothing hides it
+    shared_seconds: float = 0.0  # of summing those of parameters that several ranks hold
 
     @property
     def capacity_bytes(self) -> dict[int, float]:
@@ -64,9 +66,9 @@ class Resolved:
 
     @property
     def update_seconds(self) -> float:
-        """After the passes: gradients summed over replicas, then the optimiser's step on the slowest rank."""
+        """After the passes: gradients summed over all that hold them, then the optimiser's step on the slowest rank."""
         optimizer = max(self.costs.seconds_on.get((Kind.UPDATE, rank), 0.0) for rank in range(len(self.seats)))
-        return self.replica_seconds + optimizer
+        return self.shared_seconds + self.replica_seconds + optimizer
 
 
 def pipeline_plan(
@@ -81,7 +83,7 @@ def pipeline_plan(
     if pipeline is None:
         raise GrainlineError("The plan has no [pipeline]. Give it one, with ranks = 2 or more.")
     if pipeline.paths is not None:
-        pipeline = _partial(pipeline)
+        pipeline = partial_pipeline(pipeline)
     elif pipeline.ranks > config.layers:
         raise GrainlineError(
             f"pipeline.ranks is {pipeline.ranks}, and the model has {config.layers} layers: some would have none. "
@@ -126,7 +128,11 @@ def pipeline_plan(
         batch=batch,
         replicas=replicas,
         tokens=recipe.training.batch_tokens,
-        replica_seconds=_replica_seconds(config, decided, bare, stages, wires, replicas),
+        replica_seconds=replica_seconds(config, bare, stages, wires, replicas, tables=vocabulary is None),
+        shared_seconds=shared_seconds(
+            shared_gradients(config, bare, stages, tables=vocabulary is None),
+            over_wires(wires, [seat.device.index for seat in sitting]),
+        ),
     )
 
 
@@ -174,7 +180,7 @@ class _Open:
         p = self.pipeline
         assert p.microbatches is not None
         if p.paths is not None:
-            return _along(p.paths, p.starts, p.ranks)
+            return along(p.paths, p.starts, p.ranks)
         chunks = p.chunks
         if chunks is None and not isinstance(p.cut, str) and len(p.cut) % p.ranks == 0:
             chunks = len(p.cut) // p.ranks
@@ -261,39 +267,6 @@ class _Open:
         )
 
 
-def _partial(pipeline: Pipeline) -> Pipeline:
-    """A pipeline of paths with their number of micro-batches; GrainlineError where another key says otherwise."""
-    assert pipeline.paths is not None
-    count = len(pipeline.paths)
-    if pipeline.microbatches not in (None, count):
-        raise GrainlineError(f"pipeline.microbatches is {pipeline.microbatches}, and pipeline.paths are of {count}.")
-    if pipeline.vocabulary != "plain":
-        raise GrainlineError("pipeline.vocabulary: every rank takes part in its passes; leave it out beside paths.")
-    if pipeline.placement is not None:
-        raise GrainlineError("pipeline.placement: paths say it already; leave it out.")
-    # Chunks are written into plans that have been carried out; paths know of as many stages as they visit.
-    return pipeline.model_copy(update={"microbatches": count, "chunks": None})
-
-
-def _along(
-    paths: Sequence[Sequence[tuple[int, int]]], starts: Sequence[Sequence[float]] | None, ranks: int
-) -> Schedule:
-    """Bare compute along paths, in the order of their starts."""
-    hops = [tuple(Hop(*hop) for hop in path) for path in paths]
-    try:
-        found = partial(hops, in_unit_times(hops) if starts is None else starts, ranks)
-        validate(found)
-    except ScheduleError as error:
-        raise GrainlineError(f"The plan's pipeline.paths can't be: {error}.") from None
-    for stage in range(found.stages):
-        if not found.holders(stage):
-            raise GrainlineError(
-                f"The plan's pipeline.paths can't be: no micro-batch visits stage {stage}. Plan for more micro-batches "
-                "at once, or fewer slots."
-            )
-    return found
-
-
 def _placement(schedule: Schedule) -> tuple[int, ...]:
     """The rank of each stage; of a stage that several hold, the first."""
     return tuple(schedule.holders(stage)[0] for stage in range(schedule.stages))
@@ -325,29 +298,6 @@ def _without_vocabulary(of_cell: OfCell, config: ModelConfig, batch: MicroBatch)
         return StageCost(dict.fromkeys(cost.seconds, 0.0), output_bytes=hidden, input_bytes=hidden)
 
     return remaining
-
-
-def _replica_seconds(
-    config: ModelConfig,
-    decided: _Open,
-    bare: Schedule,
-    stages: Sequence[Sequence[Cell]],
-    wires: Topology,
-    replicas: int,
-) -> float:
-    """A ring's sum of a rank's gradients at the pace of its slowest hop; of the rank that takes longest."""
-    devices, longest = computing(wires), 0.0
-    if replicas == 1 or len(devices) < replicas * bare.ranks:
-        return 0.0
-    for rank in range(bare.ranks):
-        cells = [cell for stage in bare.stages_of(rank) for cell in stages[stage]]
-        own = memory.parameters_of_all(config, cells, tables=decided.vocabulary is None)
-        gradients = memory.state_bytes(own, decided.optimizer).gradients
-        ring = [devices[rank * replicas + i].index for i in range(replicas)]
-        hops = zip(ring, ring[1:] + ring[:1], strict=True)
-        rate = min(wires.bytes_per_second(a, b) for a, b in hops)
-        longest = max(longest, 2 * (replicas - 1) / replicas * gradients / rate)
-    return longest
 
 
 def _host(wires: Topology, sitting: Sequence[Seat]) -> tuple[tuple[Route, Route], ...]:

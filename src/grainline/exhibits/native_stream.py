@@ -32,7 +32,8 @@ def compile_native(folder: Path, scalar: bool) -> Path:
             [compiler, *flags, str(SOURCE), "-o", str(program)], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise NotRun(f"the native baseline can't be compiled by {compiler}: {done.stderr.strip()[-300:]}")
+            error = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
+            raise NotRun(f"the native baseline can't be compiled by {compiler}: {error}")
     return program
 
 

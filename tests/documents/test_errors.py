@@ -79,8 +79,8 @@ MISTAKES: list[tuple[type[Document], dict[str, Any], str]] = [
     (ModelConfig, {"moe": MOE | {"groups": 3}}, "moe: experts 8 must be a multiple of groups 3."),
     (
         ModelConfig,
-        {"moe": MOE | {"bias_balanced": True, "router": "softmax-topk"}},
-        "moe: bias_balanced goes with router 'sigmoid-topk'.",
+        {"moe": MOE | {"bias_balanced": True, "router": "expert-choice"}},
+        "moe: router 'expert-choice' doesn't go with bias_balanced: its experts are evenly loaded by construction.",
     ),
     (ModelConfig, {"eos_token_id": "x"}, "eos_token_id: must be a whole number or must be a list, not 'x'."),
     (Plan, {"layout": {"data_paralel": 2}}, "layout.data_paralel: unknown key. Did you mean 'data_parallel'?"),

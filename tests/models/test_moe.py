@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grainline.documents import Attention, DocumentError, ModelConfig, Moe
+from grainline.kernels.looped import padded
 from grainline.models.build import build
 from grainline.models.moe import MoeLayer, imbalance, step_bias
-from grainline.models.moe.dispatch import LocalDispatcher, pad_routing
+from grainline.models.moe.dispatch import LocalDispatcher
 from grainline.models.moe.router import TopKRouter, sequence_balance
 from grainline.models.moe.seams import Routing
 
@@ -62,9 +63,10 @@ def route_by_hand(router, x):
     ],
 )
 def test_router_equals_a_loop_over_tokens(moe):
-    router = randomised(TopKRouter(config(**moe)))
+    router = randomised(TopKRouter(config(**moe), 0))
     x_TD = torch.randn(40, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    routing, report = router(x_TD.float(), 1, True)
+    routed = router(x_TD.float(), 1, True)
+    routing, report = routed.routing, routed.report
     assert torch.equal(routing.unit_N, routing.unit_N.sort().values)
     for token in range(40):
         mine = routing.unit_N == token
@@ -77,15 +79,15 @@ def test_router_equals_a_loop_over_tokens(moe):
 
 
 def test_one_group_selects_like_plain_top_k():
-    router = randomised(TopKRouter(config(groups=1)))
+    router = randomised(TopKRouter(config(groups=1), 0))
     score_TE = torch.rand(50, 8, dtype=torch.float64)
     assert torch.equal(router.select(score_TE).sort().values, score_TE.topk(2).indices.sort().values)
 
 
 def test_layer_equals_a_loop_over_tokens_and_experts():
-    layer = randomised(MoeLayer(config(shared_experts=2, bias_balanced=True)), seed=3).float()
+    layer = randomised(MoeLayer(config(shared_experts=2, bias_balanced=True), 0), seed=3).float()
     x_BSD = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(2))
-    out_BSD, _ = layer(x_BSD, False)
+    out_BSD = layer(x_BSD).out_BSD
 
     def ffn(w13, w2, x):
         return w2 @ (torch.nn.functional.silu(w13[0] @ x) * (w13[1] @ x))
@@ -105,7 +107,7 @@ def test_padding_adds_only_rows_of_score_zero(counts, quantum):
     counts_E = torch.tensor(counts)
     rows = int(counts_E.sum())
     unit_N, score_N = torch.arange(1, rows + 1), torch.rand(rows) + 0.1
-    unit_P, score_P, padded_E = pad_routing(unit_N, score_N, counts_E, quantum)
+    unit_P, score_P, padded_E = padded(unit_N, score_N, counts_E, quantum)
     assert (padded_E % quantum == 0).all()
     assert (padded_E - counts_E < quantum).all()
     assert (padded_E >= counts_E).all()
@@ -121,37 +123,41 @@ def test_padding_adds_only_rows_of_score_zero(counts, quantum):
 def test_padded_rows_change_neither_output_nor_gradients():
     """The same layer in bfloat16, where rows are padded, and with the quantum forced to one."""
     torch.manual_seed(0)
-    layer = MoeLayer(config(bias_balanced=True))
+    layer = MoeLayer(config(bias_balanced=True), 0)
     randomised(layer).float()
     x_TD = torch.randn(500, 16).bfloat16()
-    routing, _ = layer.router(x_TD, 1, False)
-    dispatcher = LocalDispatcher()
+    routing = layer.router(x_TD, 1, False).routing
 
     def run():
         layer.zero_grad()
-        sent = dispatcher.dispatch(x_TD, routing)
-        out = dispatcher.combine(layer.experts(sent.rows_ND, sent.counts_E), sent)
+        out = LocalDispatcher()(x_TD, routing, layer.experts)
         out.float().square().sum().backward(retain_graph=True)
-        return len(sent.unit_N), out, layer.experts.w13_E2FD.grad.clone(), layer.experts.w2_EDF.grad.clone()
+        return out, layer.experts.w13_E2FD.grad.clone(), layer.experts.w2_EDF.grad.clone()
 
-    padded, *with_padding = run()
+    with_padding = run()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("grainline.kernels.row_quantum", lambda *_: 1)
-        plain, *without = run()
-    assert padded > plain == 1000
+        patch.setattr("grainline.kernels.looped.row_quantum", lambda *_: 1)
+        without = run()
     for a, b in zip(with_padding, without, strict=True):
         torch.testing.assert_close(a.float(), b.float(), rtol=0.05, atol=0.05 * float(b.detach().abs().max()))
 
 
-def test_dispatch_and_combine_undo_each_other():
+def test_the_local_dispatcher_sorts_by_expert_and_adds_up_by_token():
     x_TD = torch.randn(12, 4)
     expert_N = torch.tensor([2, 0] * 12)
     routing = Routing(
         torch.arange(12).repeat_interleave(2), expert_N, torch.full((24,), 0.5), torch.tensor([12, 0, 12])
     )
-    dispatcher = LocalDispatcher()
-    sent = dispatcher.dispatch(x_TD, routing)
-    torch.testing.assert_close(dispatcher.combine(sent.rows_ND, sent), x_TD)
+
+    class Same:
+        width = 4
+
+        def mixture(self, x_TD, score_N, unit_N, counts_E):
+            assert counts_E.tolist() == [12, 0, 12]
+            assert unit_N.tolist() == [*range(12), *range(12)]
+            return torch.zeros_like(x_TD).index_add(0, unit_N, x_TD[unit_N] * score_N.unsqueeze(1))
+
+    torch.testing.assert_close(LocalDispatcher()(x_TD, routing, Same()), x_TD)
 
 
 def test_bias_moves_as_published_and_keeps_its_mean():
@@ -176,12 +182,12 @@ def test_the_bias_brings_a_lopsided_router_to_even_load():
     router = model.blocks[0].ffn.router
     x_TD = torch.randn(2000, 16) + 1.0  # a common direction makes some experts everybody's favourites
     router.weight_ED.data = torch.randn(16, 16) * 0.2
-    start = float(imbalance(router(x_TD, 1, False)[0].counts_E))
+    start = float(imbalance(router(x_TD, 1, False).routing.counts_E))
     for rate in [1e-2] * 200 + [1e-3] * 100:
-        counts_E = router(x_TD, 1, False)[0].counts_E
+        counts_E = router(x_TD, 1, False).routing.counts_E
         step_bias(model, torch.stack([counts_E, counts_E]), rate)
     assert start > 3
-    assert float(imbalance(router(x_TD, 1, False)[0].counts_E)) < 1.15
+    assert float(imbalance(router(x_TD, 1, False).routing.counts_E)) < 1.15
 
 
 def test_balance_loss_is_tokens_when_even_and_more_when_not():
@@ -199,7 +205,7 @@ def test_balance_loss_is_tokens_when_even_and_more_when_not():
         ({"experts": 8, "groups": 4, "top_groups": 1, "top_k": 4}, "can't give top_k 4"),
         ({"experts": 8, "groups": 8, "top_groups": 8}, "at least two"),
         ({"top_k": 9}, "more than the 8 experts"),
-        ({"router": "softmax-topk", "bias_balanced": True}, "goes with router 'sigmoid-topk'"),
+        ({"router": "expert-choice", "bias_balanced": True}, "evenly loaded by construction"),
     ],
 )
 def test_impossible_choices_are_refused_by_the_document(moe, message):

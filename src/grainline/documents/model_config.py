@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from grainline.documents.base import Document, Part
+from grainline.documents.moe import Moe
 
 
 class Rope(Part):
@@ -40,7 +41,7 @@ class Rope(Part):
 class Attention(Part):
     """Self-attention of every layer."""
 
-    kind: Literal["gqa", "mla"] = "gqa"
+    kind: Literal["gqa", "mla", "cca"] = Field("gqa", description="cca: compressed convolutional (arXiv 2510.04476)")
     heads: PositiveInt
     kv_heads: PositiveInt | None = Field(None, description="GQA: heads of keys and values; default: as many as heads")
     head_dim: PositiveInt = Field(description="MLA: the part of q and k that does not rotate")
@@ -77,54 +78,13 @@ class Attention(Part):
         return self.rope_dim if self.kind == "mla" and self.rope_dim else int(self.head_dim * self.rope.fraction)
 
 
-class Moe(Part):
-    """The expert layer: routed experts, shared experts, and the router between them."""
-
-    experts: PositiveInt
-    top_k: PositiveInt
-    expert_hidden: PositiveInt = Field(description="F of one routed expert")
-    shared_experts: int = Field(0, ge=0)
-    shared_hidden: PositiveInt | None = Field(None, description="F of one shared expert; default: expert_hidden")
-    router: Literal["sigmoid-topk", "softmax-topk"] = Field(
-        "sigmoid-topk", description="how scores are made; selection is the top_k of them, within groups if set"
-    )
-    bias_balanced: bool = Field(False, description="a selection bias per expert, stepped towards even load")
-    groups: PositiveInt = Field(1, description="experts are split into so many contiguous groups …")
-    top_groups: PositiveInt = Field(1, description="… of which only the best so many are open to a token")
-    normalize: bool = Field(True, description="scores of the chosen experts sum to 1 before scaling")
-    scale: float = Field(1.0, gt=0, description="routed_scaling_factor")
-    dense_layers: tuple[int, ...] = Field((), description="layers (from 0) that have a dense FFN instead")
-
-    @model_validator(mode="after")
-    def _choice_is_possible(self) -> Self:
-        if self.top_k > self.experts:
-            raise ValueError(f"top_k {self.top_k} is more than the {self.experts} experts")
-        if self.experts % self.groups:
-            raise ValueError(f"experts {self.experts} must be a multiple of groups {self.groups}")
-        per_group = self.experts // self.groups
-        if self.top_groups > self.groups:
-            raise ValueError(f"top_groups {self.top_groups} is more than the {self.groups} groups")
-        if self.groups > 1 and per_group < 2:
-            raise ValueError("a group's score is the sum of its two best experts, so it needs at least two")
-        if self.top_groups * per_group < self.top_k and self.groups > 1:
-            raise ValueError(f"{self.top_groups} groups of {per_group} experts can't give top_k {self.top_k}")
-        if self.bias_balanced and self.router != "sigmoid-topk":
-            raise ValueError("bias_balanced goes with router 'sigmoid-topk'")
-        return self
-
-    @property
-    def shared_width(self) -> int:
-        """F of all shared experts together: they are computed as one FFN."""
-        return self.shared_experts * (self.shared_hidden or self.expert_hidden)
-
-
 class ModelConfig(Document):
     """The whole model: a decoder-only transformer, dense or sparse."""
 
     kind: ClassVar[str] = "model config"
     model_config = Document.model_config | {"protected_namespaces": ()}
 
-    family: Literal["ling2", "qwen3-moe", "mixtral", "deepseek-v3", "llama", "qwen3"] = Field(
+    family: Literal["ling2", "qwen3-moe", "mixtral", "deepseek-v3", "llama", "qwen3", "zaya", "grainline"] = Field(
         "ling2", description="whose names and layout the Hugging Face folder has"
     )
     vocab_size: PositiveInt
@@ -135,6 +95,9 @@ class ModelConfig(Document):
     norm_eps: float = Field(1e-6, gt=0)
     tie_embeddings: bool = False
     init_std: float = Field(0.02, gt=0)
+    residual_scaling: bool = Field(
+        False, description="ZAYA1: gains and biases on the stream and on what is added to it"
+    )
     mtp_depth: Literal[0, 1] = Field(0, description="multi-token prediction: layers that predict one token further")
     bos_token_id: int | None = Field(None, ge=0)
     eos_token_id: int | tuple[int, ...] | None = None
@@ -150,6 +113,15 @@ class ModelConfig(Document):
             raise ValueError(f"dense_layers {list(moe.dense_layers)} must lie between 0 and {layers - 1}")
         return moe
 
+    @model_validator(mode="after")
+    def _layers_can_share(self) -> Self:
+        if self.moe and len(self.sparse_layers) % self.moe.reuse:
+            raise ValueError(
+                f"moe.reuse {self.moe.reuse} doesn't divide the {len(self.sparse_layers)} sparse layers"
+                f"{', of which one is MTP' if self.mtp_depth else ''}: change layers, dense_layers or mtp_depth"
+            )
+        return self
+
     def is_sparse(self, layer: int) -> bool:
         """Whether this layer's FFN is a mixture of experts; the MTP layer, number L, is one where the model has any."""
         return self.moe is not None and layer not in self.moe.dense_layers
@@ -158,6 +130,19 @@ class ModelConfig(Document):
     def sparse_layers(self) -> tuple[int, ...]:
         """The layers with experts, MTP's (number L) included."""
         return tuple(i for i in range(self.layers + self.mtp_depth) if self.is_sparse(i))
+
+    @property
+    def banks(self) -> tuple[int, ...]:
+        """The first layer of each group of sparse layers that share their experts; none where none do."""
+        reuse = 1 if self.moe is None else self.moe.reuse
+        return () if reuse == 1 else self.sparse_layers[::reuse]
+
+    def expert_layers(self, layer: int) -> tuple[int, ...]:
+        """The sparse layers that share experts with this one, itself included, in order (ReXMoE, arXiv 2510.17483)."""
+        assert self.moe is not None
+        mates, own = self.sparse_layers, self.sparse_layers.index(layer)
+        first = own - own % self.moe.reuse
+        return mates[first : first + self.moe.reuse]
 
     @property
     def stop_token_ids(self) -> tuple[int, ...]:

@@ -21,6 +21,8 @@ BACKENDS: dict[str, dict[str, Op]] = {
         "grouped": grouped.swiglu_experts,
     },
     "combine_rows": {"reference": reference.combine_rows, "looped": looped.combine_rows},
+    "sort_by_expert": {"reference": reference.sort_by_expert},
+    "expert_mixture": {"reference": reference.expert_mixture, "looped": looped.expert_mixture},
     "linear_cross_entropy": {
         "reference": reference.linear_cross_entropy,
         "chunked": cross_entropy.linear_cross_entropy,
@@ -34,6 +36,7 @@ BACKENDS: dict[str, dict[str, Op]] = {
 EVERYWHERE = {
     "swiglu_experts": "looped",
     "combine_rows": "looped",
+    "expert_mixture": "looped",
     "linear_cross_entropy": "chunked",
     "rms_norm": "by_hand",
     "rotate": "by_hand",
@@ -57,17 +60,6 @@ def op(name: str, device_type: str) -> Op:
     return BACKENDS[name][CHOICE.get(device_type, {}).get(name, "reference")]
 
 
-def row_quantum(rows: int, experts: int, dtype: torch.dtype, device_type: str) -> int:
-    """What row counts per expert should be a multiple of; extra rows are any row with score 0.
-
-    oneDNN compiles a bfloat16 product anew for each number of rows and remembers only so many: with free counts that
-    takes longer than the products. The quantum keeps the shapes few and the waste under a quarter.
-    """
-    if device_type != "cpu" or dtype != torch.bfloat16:
-        return 1
-    return next((q for q in (32, 16, 8, 4) if rows >= 2 * q * experts), 1)
-
-
 def swiglu_experts(
     rows_ND: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, counts_E: Tensor, queue: WeightQueue | None = None
 ) -> Tensor:
@@ -78,6 +70,29 @@ def swiglu_experts(
     if queue is not None:
         return looped.swiglu_experts(rows_ND, w13_E2FD, w2_EDF, counts_E, queue)
     return op("swiglu_experts", rows_ND.device.type)(rows_ND, w13_E2FD, w2_EDF, counts_E)
+
+
+def sort_by_expert(expert_N: Tensor, experts: int) -> Tensor:
+    """The order that puts entries of a routing by expert (ids below `experts`), and keeps theirs within each."""
+    return op("sort_by_expert", expert_N.device.type)(expert_N, experts)
+
+
+def expert_mixture(
+    x_TD: Tensor,
+    w13_E2FD: Tensor,
+    w2_EDF: Tensor,
+    score_N: Tensor,
+    unit_N: Tensor,
+    counts_E: Tensor,
+    queue: WeightQueue | None = None,
+) -> Tensor:
+    """y[t] = Σ score · SwiGLU_expert(x[t]) over the entries of token t → [T, D]; lists are sorted by expert.
+
+    With a queue its weights' gradients can be deferred, by the one backend that knows how.
+    """
+    if queue is not None:
+        return looped.expert_mixture(x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E, queue)
+    return op("expert_mixture", x_TD.device.type)(x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E)
 
 
 def combine_rows(rows_ND: Tensor, score_N: Tensor, unit_N: Tensor, units: int) -> Tensor:

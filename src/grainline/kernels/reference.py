@@ -19,6 +19,19 @@ def swiglu_experts(rows_ND: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, counts_E: 
     return torch.cat([swiglu(x, w13, w2) for x, w13, w2 in zip(pieces, w13_E2FD, w2_EDF, strict=True)])
 
 
+def sort_by_expert(expert_N: Tensor, experts: int) -> Tensor:
+    """The order that puts entries of a routing by expert (ids below `experts`), and keeps theirs within each."""
+    return expert_N.argsort(stable=True)
+
+
+def expert_mixture(
+    x_TD: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, score_N: Tensor, unit_N: Tensor, counts_E: Tensor
+) -> Tensor:
+    """y[t] = Σ score · SwiGLU_expert(x[t]) over the entries of token t → [T, D]; lists are sorted by expert."""
+    rows_ND = swiglu_experts(x_TD.index_select(0, unit_N), w13_E2FD, w2_EDF, counts_E)
+    return combine_rows(rows_ND, score_N, unit_N, x_TD.shape[0])
+
+
 def combine_rows(rows_ND: Tensor, score_N: Tensor, unit_N: Tensor, units: int) -> Tensor:
     """y[u] = Σ score · row over the rows that belong to unit u → [units, D]."""
     out_TD = rows_ND.new_zeros(units, rows_ND.shape[-1])

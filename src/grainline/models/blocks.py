@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from grainline.documents import ModelConfig
 from grainline.models.attention import Cache, Mask, RopeTable, build_attention
 from grainline.models.layers import RMSNorm, SwigluFfn
-from grainline.models.moe import MoeLayer, RouterReport
+from grainline.models.moe import AT_REST, MoeLayer, Moment, RouterReport
+from grainline.models.moe.experts import SwigluExperts
+
+
+@dataclass(frozen=True)
+class Around:
+    """What a block is given beside the stream."""
+
+    rope: RopeTable
+    mask: Mask
+    cache: Cache | None = None
+    report: bool = False  # whether its router is to report
+    moment: Moment = AT_REST
+    bank: SwigluExperts | None = None  # experts that it shares with other blocks
+
+
+class BlockOutput(NamedTuple):
+    """The stream [B, S, D], what the next router needs of this one [T, C], and the router's report if asked for."""
+
+    x_BSD: Tensor
+    carry_TC: Tensor | None = None
+    report: RouterReport | None = None
 
 
 class Block(nn.Module):
@@ -19,16 +43,14 @@ class Block(nn.Module):
         self.attention = build_attention(config)
         self.ffn_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.ffn: nn.Module = (
-            MoeLayer(config) if config.is_sparse(layer) else SwigluFfn(config.hidden_size, config.ffn_hidden)
+            MoeLayer(config, layer) if config.is_sparse(layer) else SwigluFfn(config.hidden_size, config.ffn_hidden)
         )
 
-    def forward(
-        self, x_BSD: Tensor, rope: RopeTable, mask: Mask, cache: Cache | None = None, report: bool = False
-    ) -> tuple[Tensor, RouterReport | None]:
-        """[B, S, D] → [B, S, D], and the router's report if the block is sparse and it was asked for."""
-        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), rope, mask, cache)
+    def forward(self, x_BSD: Tensor, around: Around, carry_TC: Tensor | None = None) -> BlockOutput:
+        """[B, S, D] → [B, S, D]; a dense block hands the carry on as it is."""
+        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), around.rope, around.mask, around.cache)
         h_BSD = self.ffn_norm(x_BSD)
-        if isinstance(self.ffn, MoeLayer):
-            out_BSD, router_report = self.ffn(h_BSD, report)
-            return x_BSD + out_BSD, router_report
-        return x_BSD + self.ffn(h_BSD), None
+        if not isinstance(self.ffn, MoeLayer):
+            return BlockOutput(x_BSD + self.ffn(h_BSD), carry_TC)
+        out_BSD, carry_TC, report = self.ffn(h_BSD, around.report, carry_TC, around.moment, around.bank)
+        return BlockOutput(x_BSD + out_BSD, carry_TC, report)

@@ -11,6 +11,7 @@ from torch import Tensor
 from grainline import kernels
 from grainline.documents import ModelConfig
 from grainline.models.attention import Mask, RopeTable
+from grainline.models.blocks import Around
 from grainline.models.model import Model, Trunk
 from grainline.models.moe import RouterReport
 
@@ -62,18 +63,20 @@ class Batch:
 
 @dataclass(frozen=True)
 class Carry:
-    """What goes from cell to cell: the stream [B, S, D], normalised after the blocks; after MTP also its own [b, S, D].
+    """What goes from cell to cell: the stream [B, S, D], normalised after the blocks; after MTP also its own [b, S, D];
+    between sparse blocks what a router leaves to the next one [T, C], where the model's do.
 
-    Before the embedding and after the head there is neither.
+    Before the embedding and after the head there is nothing.
     """
 
     hidden_BSD: Tensor | None = None
     further_bSD: Tensor | None = None
+    router_TC: Tensor | None = None
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """Those that there are, in order."""
-        return tuple(t for t in (self.hidden_BSD, self.further_bSD) if t is not None)
+        return tuple(t for t in (self.hidden_BSD, self.further_bSD, self.router_TC) if t is not None)
 
 
 @dataclass
@@ -107,11 +110,12 @@ def _embedding(model: Model, batch: Batch, carry: Carry, tally: Tally, layer: in
 
 
 def _block(model: Model, batch: Batch, carry: Carry, tally: Tally, layer: int) -> Carry:
+    assert carry.hidden_BSD is not None
     rope, mask = batch.positions(model)
-    x_BSD, report = model.run(model.blocks[layer], carry.hidden_BSD, rope, mask, None, True)
-    if report is not None:
-        tally.reports[layer] = report
-    return Carry(x_BSD, carry.further_bSD)
+    out = model.run_block(layer, carry.hidden_BSD, Around(rope, mask, report=True), carry.router_TC)
+    if out.report is not None:
+        tally.reports[layer] = out.report
+    return Carry(out.x_BSD, carry.further_bSD, out.carry_TC)
 
 
 def _norm(model: Model, batch: Batch, carry: Carry, tally: Tally, layer: int) -> Carry:
@@ -129,7 +133,8 @@ def _mtp(model: Model, batch: Batch, carry: Carry, tally: Tally, layer: int) -> 
     out = model.predict_further(chosen, label_bS, document_bS, report=True, next_BSD=batch.next_bSD)
     times = batch.further.stands_for  # its router stands for all sequences, as its loss does
     for r in out.reports:
-        tally.reports[model.config.layers] = RouterReport(r.z * times, r.balance * times, r.counts_E * min(times, 1))
+        counts_E = r.counts_E * min(times, 1)
+        tally.reports[model.config.layers] = RouterReport(r.z * times, r.balance * times, counts_E, r.entropy * times)
     return Carry(hidden_BSD, out.hidden_BSD)
 
 

@@ -51,9 +51,17 @@ def ffn_parameters(config: ModelConfig, layer: int) -> tuple[int, int]:
         dense = 3 * config.hidden_size * config.ffn_hidden
         return dense, dense
     moe, size = config.moe, config.hidden_size
-    expert = 3 * size * moe.expert_hidden
-    always = 3 * size * moe.shared_width + moe.experts * size
+    expert = 3 * (moe.latent or size) * moe.expert_hidden
+    always = 3 * size * moe.shared_width + router_parameters(config, layer)
+    always += 3 * size * moe.constant + 2 * size * (moe.latent or 0)
     return always + moe.experts * expert, always + moe.top_k * expert
+
+
+def router_parameters(config: ModelConfig, layer: int) -> int:
+    """Of one layer's router."""
+    moe = config.moe
+    assert moe is not None
+    return moe.choices * config.hidden_size
 
 
 def parameters(config: ModelConfig) -> Parameters:

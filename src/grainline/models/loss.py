@@ -27,6 +27,7 @@ class LossSums:
     tokens: int
     mtp_tokens: int
     counts_LE: Tensor
+    entropy_L: Tensor  # of the routers' choices; see `moe.RouterReport`
 
     def objective(self, loss: Loss, batch_tokens: int) -> Tensor:
         """This micro-batch's part of the step's loss, given the tokens of the whole step over all ranks.
@@ -79,10 +80,11 @@ def run_cells(model: Model, names: Iterable[str], batch: Batch, carry: Carry) ->
 def _sums(model: Model, tally: Tally, device: torch.device) -> LossSums:
     zero = torch.zeros((), device=device)
     layers, moe = model.config.sparse_layers, model.config.moe
-    counts_LE = torch.zeros(len(layers), moe.experts if layers and moe else 0, dtype=torch.long, device=device)
+    counts_LE = torch.zeros(len(layers), moe.choices if layers and moe else 0, dtype=torch.long, device=device)
+    entropy_L = torch.zeros(len(layers), device=device)
     for row, layer in enumerate(layers):
         if layer in tally.reports:
-            counts_LE[row] = tally.reports[layer].counts_E
+            counts_LE[row], entropy_L[row] = tally.reports[layer].counts_E, tally.reports[layer].entropy
     return LossSums(
         zero if tally.cross_entropy is None else tally.cross_entropy,
         zero if tally.mtp is None else tally.mtp,
@@ -91,4 +93,5 @@ def _sums(model: Model, tally: Tally, device: torch.device) -> LossSums:
         tally.tokens,
         tally.mtp_tokens,
         counts_LE,
+        entropy_L,
     )

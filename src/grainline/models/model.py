@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,9 @@ from grainline.kernels import WeightQueue
 from grainline.models.attention import Cache, Mask, RopeTable
 from grainline.models.attention.mask import causal_mask
 from grainline.models.attention.rope import rope_table
-from grainline.models.blocks import Block
+from grainline.models.blocks import Around, Block, BlockOutput
 from grainline.models.layers import Linear, RMSNorm, SwigluFfn
-from grainline.models.moe import RouterReport
+from grainline.models.moe import AT_REST, Moment, RouterReport, build_experts
 from grainline.models.moe.experts import SwigluExperts
 from grainline.models.mtp import MultiTokenPrediction
 
@@ -64,8 +65,11 @@ class Model(nn.Module):
         self.compute_dtype: torch.dtype | None = None
         self.recompute = False  # keep block inputs only, and run blocks again in the backward pass
         self.queue: WeightQueue | None = None  # where gradients of weights may be deferred to
+        self.moment = AT_REST  # what routers know of training; see `at`
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        if config.banks:  # experts that several layers share
+            self.banks = nn.ModuleDict({str(first): build_experts(config) for first in config.banks})
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.head = None if config.tie_embeddings else Linear(config.hidden_size, config.vocab_size, bias=False)
         self.mtp = MultiTokenPrediction(config) if config.mtp_depth else None
@@ -82,13 +86,26 @@ class Model(nn.Module):
         """Token ids [B, S] → hidden states after the final norm [B, S, D]."""
         past = 0 if state is None else state.length
         rope, mask = self.positions(ids_BS.shape[1], past, document_BS)
-        x_BSD = self.embed(ids_BS)
-        for i, block in enumerate(self.blocks):
+        x_BSD, carry_TC = self.embed(ids_BS), None
+        for i in range(len(self.blocks)):
             cache = None if state is None else state.caches[i]
-            x_BSD, _ = self.run(block, x_BSD, rope, mask, cache)
+            x_BSD, carry_TC, _ = self.run_block(i, x_BSD, Around(rope, mask, cache), carry_TC)
         if state is not None:
             state.length += ids_BS.shape[1]
         return Trunk(self.norm(x_BSD))
+
+    def run_block(self, layer: int, x_BSD: Tensor, around: Around, carry_TC: Tensor | None) -> BlockOutput:
+        """Block number `layer`, with the experts that it shares with others and the moment it is run at."""
+        around = replace(around, moment=self.moment, bank=self.bank(layer))
+        return self.run(self.blocks[layer], x_BSD, around, carry_TC)
+
+    def bank(self, layer: int) -> SwigluExperts | None:
+        """The experts that this layer shares with others, if it does."""
+        if not self.config.banks or not self.config.is_sparse(layer):
+            return None
+        bank = self.banks[str(self.config.expert_layers(layer)[0])]
+        assert isinstance(bank, SwigluExperts)
+        return bank
 
     def predict_further(
         self,
@@ -105,14 +122,27 @@ class Model(nn.Module):
         assert self.mtp is not None
         rope, mask = self.positions(ids_BS.shape[1], 0, document_BS)
         next_BSD = self.embed(ids_BS) if next_BSD is None else next_BSD
-        out_BSD, router_report = self.run(self.mtp, trunk.hidden_BSD, next_BSD, rope, mask, report)
-        return Trunk(out_BSD, [router_report] if router_report is not None else [])
+        bank = self.bank(self.config.layers)
+        around = Around(rope, mask, report=report, moment=self.moment, bank=bank)
+        out = self.run(self.mtp, trunk.hidden_BSD, next_BSD, around)  # its router starts anew: it has its own rows
+        return Trunk(out.x_BSD, [out.report] if out.report is not None else [])
 
-    def run(self, module: nn.Module, *args: object) -> tuple[Tensor, RouterReport | None]:
+    def run(self, module: nn.Module, *args: object) -> BlockOutput:
         """One block, kept or to be computed again."""
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(module, *args, use_reentrant=False)
-        return module(*args)
+            again: BlockOutput = checkpoint(module, *args, use_reentrant=False)
+            return again
+        out: BlockOutput = module(*args)
+        return out
+
+    @contextmanager
+    def at(self, moment: Moment) -> Iterator[None]:
+        """Within, routers are asked at this moment of training."""
+        before, self.moment = self.moment, moment
+        try:
+            yield
+        finally:
+            self.moment = before
 
     def embed(self, ids_BS: Tensor) -> Tensor:
         """[B, S] → [B, S, D] in the compute dtype."""

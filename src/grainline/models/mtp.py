@@ -6,10 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from grainline.documents import ModelConfig
-from grainline.models.attention import Mask, RopeTable
-from grainline.models.blocks import Block
+from grainline.models.blocks import Around, Block, BlockOutput
 from grainline.models.layers import Linear, RMSNorm
-from grainline.models.moe import RouterReport
 
 
 class MultiTokenPrediction(nn.Module):
@@ -25,9 +23,9 @@ class MultiTokenPrediction(nn.Module):
         self.norm = RMSNorm(size, eps)
 
     def forward(
-        self, hidden_BSD: Tensor, next_BSD: Tensor, rope: RopeTable, mask: Mask, report: bool = False
-    ) -> tuple[Tensor, RouterReport | None]:
+        self, hidden_BSD: Tensor, next_BSD: Tensor, around: Around, carry_TC: Tensor | None = None
+    ) -> BlockOutput:
         """Trunk output (after its final norm) and the embedding of each position's next token → [B, S, D]."""
         both_BSX = torch.cat((self.embedding_norm(next_BSD), self.hidden_norm(hidden_BSD)), dim=-1)
-        out_BSD, router_report = self.block(self.projection(both_BSX), rope, mask, None, report)
-        return self.norm(out_BSD), router_report
+        out = self.block(self.projection(both_BSX), around, carry_TC)
+        return BlockOutput(self.norm(out.x_BSD), out.carry_TC, out.report)

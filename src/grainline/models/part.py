@@ -20,13 +20,18 @@ def modules_of(config: ModelConfig, cell: str) -> tuple[str, ...]:
     head = "embedding" if config.tie_embeddings else "head"
     return {
         "embedding": ("embedding",),
-        "block": (f"blocks.{layer}",),
+        "block": (f"blocks.{layer}", *_bank(config, int(layer or -1))),
         "norm": ("norm",),
-        "mtp": ("norm", "mtp", "embedding"),
+        "mtp": ("norm", "mtp", "embedding", *_bank(config, config.layers)),
         "mtp_head": (head,),
         "head": (head,) if config.mtp_depth else ("norm", head),
         "vocabulary": ("embedding", head),
     }[kind]
+
+
+def _bank(config: ModelConfig, layer: int) -> tuple[str, ...]:
+    shares = config.banks and config.is_sparse(layer) and layer >= 0
+    return (f"banks.{config.expert_layers(layer)[0]}",) if shares else ()
 
 
 def keep_cells(model: Model, cells: Collection[str]) -> None:
@@ -38,6 +43,9 @@ def keep_cells(model: Model, cells: Collection[str]) -> None:
     for layer in range(model.config.layers):
         if f"blocks.{layer}" not in kept:
             setattr(model.blocks, str(layer), None)
+    for first in model.config.banks:
+        if f"banks.{first}" not in kept:
+            setattr(model.banks, str(first), None)
 
 
 def keep_rows(model: Model, rows: range) -> None:

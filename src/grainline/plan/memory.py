@@ -58,6 +58,9 @@ def output_bytes(config: ModelConfig, cell: Cell, batch: MicroBatch) -> float:
     """What goes on to the next cell: hidden states; after MTP's block its own as well, nothing after the head."""
     hidden = batch.width * config.hidden_size * float(batch.tokens)
     match cell.kind:
+        case "moe":
+            assert config.moe is not None
+            return hidden + PARAMETER * config.moe.carry_width * float(batch.tokens)
         case "head":
             return 0.0
         case "mtp":

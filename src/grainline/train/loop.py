@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grainline.models.moe import imbalance
+from grainline.models.moe import Moment, imbalance
 from grainline.train.batches import sequences_of
 from grainline.train.checkpoint import CheckpointWriter
 from grainline.train.files import RunFolder
@@ -25,6 +25,9 @@ from grainline.train.state import Best, TrainingState
 from grainline.train.timelines import keep
 from grainline.train.validate import bits_per_byte, validate
 
+SEEDS_APART = 1_000_003
+"""Between the draws of two runs: more than the steps of one."""
+
 LOADS_KEPT = 100
 """Steps, about, whose expert loads go into metrics.jsonl: enough rows for a heat map."""
 
@@ -36,7 +39,9 @@ class Totals:
     loss: float
     mtp_loss: float | None
     z_loss: float
+    balance_loss: float
     tokens: int
+    entropy_L: Tensor  # of the routers, per token
     counts_LE: Tensor
     someone_stops: bool
 
@@ -109,16 +114,22 @@ class Loop:
     def _gradients(self, step: int) -> Totals:
         """Forward and backward over the step; the batch's gradients stay in the parameters."""
         setup = self.setup
-        local = setup.work.gradients(step)
+        recipe, layers = setup.recipe, setup.sparse_layers
+        moment = Moment(True, (step - 1) / recipe.training.steps, recipe.seed * SEEDS_APART + step)
+        with setup.model.at(moment):
+            local = setup.work.gradients(step)
         flag = torch.tensor([self.stop.wanted or self.writer.has_failed], dtype=torch.float64)
-        everything = setup.ranks.sum_(torch.cat([local.losses, flag, local.counts_LE.double().flatten()]))
-        cross_entropy, mtp, z, tokens, mtp_tokens, stops = everything[:6].tolist()
+        counted = (local.losses, flag, local.entropy_L, local.counts_LE.double().flatten())
+        everything = setup.ranks.sum_(torch.cat(counted))
+        cross_entropy, mtp, z, balance, tokens, mtp_tokens, stops = everything[:7].tolist()
         return Totals(
             loss=cross_entropy / tokens,
             mtp_loss=mtp / mtp_tokens if mtp_tokens else None,
-            z_loss=z / tokens / max(1, setup.sparse_layers),
+            z_loss=z / tokens / max(1, layers),
+            balance_loss=balance / tokens / max(1, layers),
             tokens=round(tokens),
-            counts_LE=everything[6:].view(setup.sparse_layers, setup.experts),
+            entropy_L=everything[7 : 7 + layers] / tokens,
+            counts_LE=everything[7 + layers :].view(layers, setup.experts),
             someone_stops=stops > 0,
         )
 
@@ -132,6 +143,7 @@ class Loop:
             "bits_per_byte": bits_per_byte(totals.loss, setup.train),
             "mtp_loss": totals.mtp_loss,
             "z_loss": totals.z_loss,
+            "balance_loss": totals.balance_loss,
             "lr": rate,
             "grad_norm": grad_norm,
             "tokens_per_second": speed,
@@ -141,6 +153,7 @@ class Loop:
         }
         if totals.counts_LE.numel():
             line["imbalance"] = imbalance(totals.counts_LE).tolist()
+            line["entropy"] = totals.entropy_L.tolist()
             if keeps_loads(step, setup.recipe.training.steps, setup.recipe.logging.every):
                 line["loads"] = totals.counts_LE.long().tolist()
         return line

@@ -54,7 +54,7 @@ class Pipelined:
         if self.gradient_mean == "visits" and self.training.shared is not None:
             mean_over_visits(self.training.schedule, self.training.shared)
         moe, layers = self.model.config.moe, len(self.model.config.sparse_layers)
-        return LocalSums.of((sums for _, sums in result.sums), layers, 0 if moe is None else moe.experts)
+        return LocalSums.of((sums for _, sums in result.sums), layers, 0 if moe is None else moe.choices)
 
     def clip(self, max_norm: float) -> float:
         """See `work.Work`. A parameter that several ranks hold counts once."""

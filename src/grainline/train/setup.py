@@ -59,7 +59,7 @@ class Setup:
     def experts(self) -> int:
         """Columns of a step's expert counts."""
         moe = self.model.config.moe
-        return 0 if moe is None else moe.experts
+        return 0 if moe is None else moe.choices
 
     def model_tensors(self) -> dict[str, Tensor]:
         """The model's live tensors, as checkpoints take them."""

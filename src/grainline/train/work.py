@@ -26,18 +26,22 @@ if TYPE_CHECKING:
 class LocalSums:
     """What this rank's passes add to a step; the sum over all ranks is the step's."""
 
-    losses: Tensor  # float64 [5]: cross-entropy, MTP's, z in nats; tokens, MTP's tokens
+    losses: Tensor  # float64 [6]: cross-entropy, MTP's, z, balance in nats; tokens, MTP's tokens
+    entropy_L: Tensor  # float64, of the routers
     counts_LE: Tensor
 
     @classmethod
     def of(cls, sums: Iterable[LossSums], layers: int, experts: int) -> LocalSums:
         """Of micro-batches or stages; a model of so many sparse layers and experts."""
-        losses, counts_LE = torch.zeros(5, dtype=torch.float64), torch.zeros(layers, experts)
+        losses, entropy_L = torch.zeros(6, dtype=torch.float64), torch.zeros(layers, dtype=torch.float64)
+        counts_LE = torch.zeros(layers, experts)
         for one in sums:
-            values = torch.stack([v.float() for v in (one.cross_entropy, one.mtp, one.z)]).detach().cpu().double()
-            losses += torch.cat([values, torch.tensor([one.tokens, one.mtp_tokens], dtype=torch.float64)])
+            values = torch.stack([v.float() for v in (one.cross_entropy, one.mtp, one.z, one.balance)])
+            tokens = torch.tensor([one.tokens, one.mtp_tokens], dtype=torch.float64)
+            losses += torch.cat([values.detach().cpu().double(), tokens])
+            entropy_L += one.entropy_L.detach().cpu().double()
             counts_LE = counts_LE + one.counts_LE.cpu()
-        return cls(losses, counts_LE)
+        return cls(losses, entropy_L, counts_LE)
 
 
 class Work(Protocol):
@@ -106,7 +110,7 @@ class SharedOut:
         if not self.is_sharded:
             sum_gradients(self.model.parameters(), self.ranks)
         moe, layers = self.model.config.moe, len(self.model.config.sparse_layers)
-        return LocalSums.of(found, layers, 0 if moe is None else moe.experts)
+        return LocalSums.of(found, layers, 0 if moe is None else moe.choices)
 
     def clip(self, max_norm: float) -> float:
         """See `Work`."""

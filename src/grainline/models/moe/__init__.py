@@ -1,17 +1,29 @@
 """Expert layers: the `Router`, `ExpertGroup` and `Dispatcher` seams and their members."""
 
 from grainline.models.moe.balance import imbalance, step_bias
-from grainline.models.moe.layer import MoeLayer
-from grainline.models.moe.seams import Dispatched, Dispatcher, ExpertGroup, Router, RouterReport, Routing
+from grainline.models.moe.layer import MoeLayer, build_experts
+from grainline.models.moe.seams import (
+    AT_REST,
+    Dispatcher,
+    ExpertGroup,
+    Moment,
+    Routed,
+    Router,
+    RouterReport,
+    Routing,
+)
 
 __all__ = [
-    "Dispatched",
+    "AT_REST",
     "Dispatcher",
     "ExpertGroup",
     "MoeLayer",
+    "Moment",
+    "Routed",
     "Router",
     "RouterReport",
     "Routing",
+    "build_experts",
     "imbalance",
     "step_bias",
 ]

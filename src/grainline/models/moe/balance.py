@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from grainline.models.moe.router import TopKRouter
+from grainline.models.moe.layer import MoeLayer
 
 
 @torch.no_grad()
@@ -18,7 +18,7 @@ def step_bias(model: nn.Module, counts_LE: Tensor, rate: float) -> None:
     counts_LE: tokens per expert of each sparse layer (row order of `LossSums.counts_LE`), summed over all ranks and
     micro-batches of the step.
     """
-    routers = [m for m in model.modules() if isinstance(m, TopKRouter)]
+    routers = [m.router for m in model.modules() if isinstance(m, MoeLayer)]
     if len(routers) != counts_LE.shape[0]:
         raise ValueError(f"counts of {counts_LE.shape[0]} layers for a model with {len(routers)} routers")
     for router, counts_E in zip(routers, counts_LE, strict=True):

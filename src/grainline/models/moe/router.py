@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from grainline.documents import ModelConfig
-from grainline.models.moe.seams import RouterReport, Routing
+from grainline.models.moe.seams import AT_REST, Moment, Routed, RouterReport, Routing
 
 
 class TopKRouter(nn.Module):
@@ -17,16 +17,18 @@ class TopKRouter(nn.Module):
 
     bias_E: Tensor | None
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         moe = config.moe
         assert moe is not None
-        self.moe = moe
-        self.weight_ED = nn.Parameter(torch.empty(moe.experts, config.hidden_size))
+        self.moe, self.layer = moe, layer
+        self.weight_ED = nn.Parameter(torch.empty(moe.choices, config.hidden_size))
         # A buffer, not a parameter: no gradient, no decay; `balance.step_bias` moves it.
-        self.register_buffer("bias_E", torch.zeros(moe.experts, dtype=torch.float32) if moe.bias_balanced else None)
+        self.register_buffer("bias_E", torch.zeros(moe.choices, dtype=torch.float32) if moe.bias_balanced else None)
 
-    def forward(self, x_TD: Tensor, sequences: int, report: bool) -> tuple[Routing, RouterReport | None]:
+    def forward(
+        self, x_TD: Tensor, sequences: int, report: bool, carry_TC: Tensor | None = None, moment: Moment = AT_REST
+    ) -> Routed:
         """See `seams.Router`."""
         moe, tokens = self.moe, x_TD.shape[0]
         logits_TE = nn.functional.linear(x_TD.float(), self.weight_ED.float())
@@ -37,13 +39,13 @@ class TopKRouter(nn.Module):
             score_TK = score_TK / (score_TK.sum(-1, keepdim=True) + 1e-20)
         score_TK = score_TK * moe.scale
         expert_N = expert_TK.flatten()
-        counts_E = torch.bincount(expert_N, minlength=moe.experts)
+        counts_E = torch.bincount(expert_N, minlength=moe.choices)
         unit_N = torch.arange(tokens, device=x_TD.device).repeat_interleave(moe.top_k)
         routing = Routing(unit_N, expert_N, score_TK.flatten(), counts_E)
         if not report:
-            return routing, None
-        z = logits_TE.logsumexp(-1).square().sum()
-        return routing, RouterReport(z, sequence_balance(score_TE, expert_TK, sequences), counts_E)
+            return Routed(routing, carry_TC)
+        z, balance = logits_TE.logsumexp(-1).square().sum(), sequence_balance(score_TE, expert_TK, sequences)
+        return Routed(routing, carry_TC, RouterReport(z, balance, counts_E, entropy(score_TE)))
 
     def select(self, score_TE: Tensor) -> Tensor:
         """Ids of the chosen experts, [T, K]: by score plus bias, within the best groups."""
@@ -56,6 +58,13 @@ class TopKRouter(nn.Module):
             closed_TG.scatter_(1, group_TG.topk(moe.top_groups, dim=-1, sorted=False).indices, False)
             choice_TE = choice_TGe.masked_fill(closed_TG.unsqueeze(-1), -torch.inf).flatten(1)
         return choice_TE.topk(moe.top_k, dim=-1, sorted=False).indices
+
+
+def entropy(score_TE: Tensor) -> Tensor:
+    """Σ over tokens of the entropy of its scores, made to sum to 1, in nats: 0 where decided, T·ln E where even."""
+    with torch.no_grad():
+        share_TE = score_TE / score_TE.sum(-1, keepdim=True)
+        return torch.special.entr(share_TE).sum()
 
 
 def sequence_balance(score_TE: Tensor, expert_TK: Tensor, sequences: int) -> Tensor:

@@ -9,6 +9,19 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Moment:
+    """When a router is asked: some choose otherwise in training, and as it goes on."""
+
+    training: bool = False
+    progress: float = 1.0  # share of the training steps that are done
+    seed: int = 0  # of draws: the run's and the step's, alike on all ranks
+
+
+AT_REST = Moment()
+"""Validation, generation, and a model by itself."""
+
+
+@dataclass(frozen=True)
 class Routing:
     """Who goes where: flat lists sorted by unit (a token here), 0…E experts per unit, scores final."""
 
@@ -24,13 +37,27 @@ class RouterReport:
 
     z: Tensor
     balance: Tensor
-    counts_E: Tensor
+    counts_E: Tensor  # choices of each: experts with weights (the pool's), then costless ones
+    entropy: Tensor  # Σ over tokens of −Σ p·log p, in nats: how undecided the router is
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A router's answer."""
+
+    routing: Routing
+    carry: Tensor | None = None  # [T, C] for the router of the next sparse layer
+    report: RouterReport | None = None
 
 
 class Router(Protocol):
     """Token states → who goes where."""
 
-    def __call__(self, x_TD: Tensor, sequences: int, report: bool) -> tuple[Routing, RouterReport | None]:
+    bias_E: Tensor | None  # added to scores where experts are chosen, and stepped towards even load; see `balance`
+
+    def __call__(
+        self, x_TD: Tensor, sequences: int, report: bool, carry_TC: Tensor | None = None, moment: Moment = AT_REST
+    ) -> Routed:
         """`sequences` equal runs of tokens make up T; the report is made only when asked for."""
         ...
 
@@ -38,29 +65,20 @@ class Router(Protocol):
 class ExpertGroup(Protocol):
     """The stacked weights of one kind of expert."""
 
+    width: int  # of its rows: D, or less behind a bottleneck
+
     def __call__(self, rows_ND: Tensor, counts_E: Tensor) -> Tensor:
         """Rows sorted by expert, `counts_E` for each → rows."""
         ...
 
-
-@dataclass(frozen=True)
-class Dispatched:
-    """Rows grouped by local expert, and what is needed to bring the results back."""
-
-    rows_ND: Tensor
-    counts_E: Tensor
-    unit_N: Tensor
-    score_N: Tensor
-    units: int
+    def mixture(self, x_TD: Tensor, score_N: Tensor, unit_N: Tensor, counts_E: Tensor) -> Tensor:
+        """Σ score · expert(x[unit]) for every token → [T, D]; lists sorted by expert. Where all experts are here."""
+        ...
 
 
 class Dispatcher(Protocol):
-    """Brings rows to their experts and the results back. Distributed ones live in `parallel`."""
+    """Brings tokens to their experts and the weighted sums back. Distributed ones live in `parallel`."""
 
-    def dispatch(self, x_TD: Tensor, routing: Routing) -> Dispatched:
-        """Token states → rows grouped by local expert."""
-        ...
-
-    def combine(self, rows_ND: Tensor, sent: Dispatched) -> Tensor:
-        """Expert outputs → the score-weighted sum for every token, [T, D]."""
+    def __call__(self, x_TD: Tensor, routing: Routing, experts: ExpertGroup) -> Tensor:
+        """[T, D] → [T, D]; it decides when which rows are computed, so that it can overlap them with messages."""
         ...

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from grainline.documents import GrainlineError, ModelConfig
-from grainline.models.cells import cell_names
+from grainline.models.cells import Batch, cell_names
 from grainline.schedule import Hop, Schedule
 from grainline.schedule.schedule import Path
 
@@ -19,22 +19,36 @@ Key = tuple[int, int]
 Names = tuple[str, ...]
 """Fields of `models.cells.Carry` that there are at a boundary."""
 
+ROUTER = "router_TC"
+
 AFTER: dict[str, Names] = {
     "embedding": ("hidden_BSD",),
     "mtp": ("hidden_BSD", "further_bSD"),
     "mtp_head": ("hidden_BSD",),
+    "norm": ("hidden_BSD",),
     "head": (),
 }
-"""Kind of cell → what it leaves; any other leaves what it found."""
+"""Kind of cell → what it leaves; any other leaves what it found, and a block whose router carries that too."""
 
 
-def boundaries(path: Path, stages: Sequence[Cells], first: Names = ()) -> tuple[Names, ...]:
+def carrying(config: ModelConfig) -> frozenset[str]:
+    """The cells whose routers leave something to the next one's."""
+    if config.moe is None or not config.moe.carry_width:
+        return frozenset()
+    return frozenset(f"block.{layer}" for layer in config.sparse_layers if layer < config.layers)
+
+
+def boundaries(
+    path: Path, stages: Sequence[Cells], first: Names = (), carriers: frozenset[str] = frozenset()
+) -> tuple[Names, ...]:
     """What enters each hop of a path, and what the last one leaves; `first` enters the first."""
     found: list[Names] = [first]
     for hop in path:
         names = found[-1]
         for cell in stages[hop.stage]:
             names = AFTER.get(cell, names)
+            if cell in carriers and ROUTER not in names:
+                names = (*names, ROUTER)
         found.append(names)
     return tuple(found)
 
@@ -49,16 +63,34 @@ class Place:
     leaves: Names
 
 
-def places(schedule: Schedule, rank: int, stages: Sequence[Cells], first: Names = ()) -> dict[Key, Place]:
+def places(
+    schedule: Schedule,
+    rank: int,
+    stages: Sequence[Cells],
+    first: Names = (),
+    carriers: frozenset[str] = frozenset(),
+) -> dict[Key, Place]:
     """Where this rank's stages are on all paths."""
     found = {}
     for m, path in enumerate(schedule.paths):
-        crossing = boundaries(path, stages, first)
+        crossing = boundaries(path, stages, first, carriers)
         for i, hop in enumerate(path):
             if hop.rank == rank:
                 before, after = path[i - 1] if i else None, path[i + 1] if i + 1 < len(path) else None
                 found[hop.stage, m] = Place(before, after, crossing[i], crossing[i + 1])
     return found
+
+
+def shape_of(name: str, config: ModelConfig, batch: Batch) -> tuple[int, ...]:
+    """Of a field of `Carry`; a router's is of tokens, and float32 whatever the stream is."""
+    rows, length = batch.ids_BS.shape
+    if name == ROUTER:
+        assert config.moe is not None
+        return rows * length, config.moe.carry_width
+    if name == "further_bSD":
+        assert batch.further is not None
+        rows = len(batch.further.row_b)
+    return rows, length, config.hidden_size
 
 
 def check_cells(config: ModelConfig, stages: Sequence[Cells]) -> None:

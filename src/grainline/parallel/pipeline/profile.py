@@ -16,7 +16,7 @@ from grainline.kernels import WeightQueue
 from grainline.models.build import build
 from grainline.models.cells import Batch, Carry, cell_names
 from grainline.models.model import Model
-from grainline.parallel.pipeline.boundary import Names, boundaries
+from grainline.parallel.pipeline.boundary import ROUTER, Names, boundaries, carrying, shape_of
 from grainline.parallel.pipeline.stage import Kept, Stage
 from grainline.schedule import Costs, Hop, Kind, StageCost
 
@@ -37,7 +37,8 @@ def profile_cells(
     and cores are used; ranks that will share a machine should profile at the same time.
     """
     cells = tuple(cell_names(config))
-    crossing = boundaries(tuple(Hop(i, 0) for i in range(len(cells))), [(cell,) for cell in cells])
+    path = tuple(Hop(i, 0) for i in range(len(cells)))
+    crossing = boundaries(path, [(cell,) for cell in cells], carriers=carrying(config))
     trials = []
     for cell, enters in zip(cells, crossing, strict=False):
         model = build(config, cells=[cell])
@@ -107,12 +108,8 @@ class _Trial:
             self.taken.setdefault(kind, []).append(seconds)
 
     def _random(self, name: str) -> Tensor:
-        rows, length = self.batch.ids_BS.shape
-        if name == "further_bSD":
-            assert self.batch.further is not None
-            rows = len(self.batch.further.row_b)
-        shape = rows, length, self.model.config.hidden_size
-        return torch.randn(shape, dtype=self.model.dtype, requires_grad=True)
+        dtype = torch.float32 if name == ROUTER else self.model.dtype
+        return torch.randn(shape_of(name, self.model.config, self.batch), dtype=dtype, requires_grad=True)
 
 
 def costs_of(profiles: Sequence[Mapping[str, Seconds]], stages: Sequence[Sequence[str]], output_bytes: float) -> Costs:

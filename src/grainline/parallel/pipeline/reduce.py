@@ -39,7 +39,7 @@ class Grid:
 def module_of(parameter: str) -> str:
     """The module, in the sense of `models.part.modules_of`, that a parameter belongs to."""
     parts = parameter.split(".")
-    return ".".join(parts[:2]) if parts[0] == "blocks" else parts[0]
+    return ".".join(parts[:2]) if parts[0] in ("blocks", "banks") else parts[0]
 
 
 def stages_by_module(config: ModelConfig, stages: Sequence[Cells]) -> dict[str, frozenset[int]]:

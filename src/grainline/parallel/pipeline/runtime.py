@@ -17,7 +17,7 @@ from grainline.kernels import WeightQueue
 from grainline.models.cells import Batch, Carry
 from grainline.models.loss import LossSums
 from grainline.models.model import Model
-from grainline.parallel.pipeline.boundary import Cells, Key, Names, places
+from grainline.parallel.pipeline.boundary import ROUTER, Cells, Key, Names, carrying, places, shape_of
 from grainline.parallel.pipeline.collectives import CollectiveStream
 from grainline.parallel.pipeline.failure import PipelineError, Watch
 from grainline.parallel.pipeline.mail import Arrival, Mail
@@ -87,7 +87,7 @@ class PipelineRuntime:
             for stage in self.schedule.stages_of(self.rank)
         }
         first: Names = () if self.passes is None else ("hidden_BSD",)
-        self._hops = places(self.schedule, self.rank, self.stages, first)
+        self._hops = places(self.schedule, self.rank, self.stages, first, carrying(self.model.config))
         by_kind: dict[Kind, set[Key]] = {}
         for a in own:
             by_kind.setdefault(a.kind, set()).add((a.stage, a.microbatch))
@@ -290,11 +290,8 @@ class PipelineRuntime:
         return self._mail.receive(action, into)
 
     def _empty(self, name: str, batch: Batch) -> Tensor:
-        rows, length = batch.ids_BS.shape
-        if name == "further_bSD":
-            assert batch.further is not None
-            rows = len(batch.further.row_b)
-        return torch.empty(rows, length, self.model.config.hidden_size, dtype=self.dtype, device=self.device)
+        dtype = torch.float32 if name == ROUTER else self.dtype
+        return torch.empty(shape_of(name, self.model.config, batch), dtype=dtype, device=self.device)
 
     # Copies and collectives
 

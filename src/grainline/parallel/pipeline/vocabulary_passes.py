@@ -296,7 +296,7 @@ class _Step:
 def _sums(config: ModelConfig, batch: Batch, loss_N: Tensor) -> LossSums:
     """The heads' part of a micro-batch's sums; the routers' is their stages'."""
     tokens, zero, sparse = batch.label_BS.numel(), loss_N.new_zeros(()), len(config.sparse_layers)
-    experts = config.moe.experts if config.moe is not None and sparse else 0
+    experts = config.moe.choices if config.moe is not None and sparse else 0
     return LossSums(
         cross_entropy=loss_N[:tokens].sum(),
         mtp=loss_N[tokens:].sum(),
@@ -305,4 +305,5 @@ def _sums(config: ModelConfig, batch: Batch, loss_N: Tensor) -> LossSums:
         tokens=tokens,
         mtp_tokens=0 if batch.further is None else batch.further.tokens,
         counts_LE=torch.zeros(sparse, experts, dtype=torch.long, device=loss_N.device),
+        entropy_L=torch.zeros(sparse, device=loss_N.device),
     )

@@ -1,0 +1,33 @@
+"""Experts behind a bottleneck: tokens descend to R dims, go to experts of that width, and their sums ascend again.
+
+BigMac (arXiv 2502.16927, section 3): descending once before the dispatch and ascending once after the combine gives the
+numbers of doing both inside each expert, as both are linear, and what travels is R wide instead of D.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from grainline.documents import ModelConfig
+from grainline.models.layers import Linear
+
+
+class Bottleneck(nn.Module):
+    """The two projections of a layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        assert config.moe is not None
+        assert config.moe.latent is not None
+        self.down = Linear(config.hidden_size, config.moe.latent, bias=False)
+        self.up = Linear(config.moe.latent, config.hidden_size, bias=False)
+
+    def descend(self, x_TD: Tensor) -> Tensor:
+        """[T, D] → [T, R]."""
+        out: Tensor = self.down(x_TD)
+        return out
+
+    def ascend(self, x_TR: Tensor) -> Tensor:
+        """[T, R] → [T, D]."""
+        out: Tensor = self.up(x_TR)
+        return out

@@ -6,7 +6,9 @@ schedule of every shape from that, the predictions are written down, and only th
 naive prediction: the compute of all ranks, shared evenly. Settings that this machine doesn't allow are named, and left
 out.
 
-    python benchmarks/bench_reality.py [--steps 7] [--settings "equal; slow rank"]
+Two sets of shapes: those that the model of a step was settled on, and others, first run when it was settled.
+
+    python benchmarks/bench_reality.py [--shapes unseen] [--steps 7] [--settings "equal; slow rank"]
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ from typing import Any
 from grainline.hardware import processor
 from grainline.hardware.unequal import Link, NotAllowed, shaped_link, slowed
 
-RESULT = Path(__file__).parent / "results" / "reality.json"
+RESULTS = {
+    "settled": Path(__file__).parent / "results" / "reality.json",
+    "unseen": Path(__file__).parent / "results" / "reality_unseen.json",
+}
 PROGRAM = Path(__file__).with_name("reality_rank.py")
 CORES = (0, 1)
 APART = 0.10
@@ -56,7 +61,7 @@ SETTINGS = {
 }
 
 
-def run(setting: Setting, steps: int) -> dict[str, Any]:
+def run(setting: Setting, steps: int, shapes: str) -> dict[str, Any]:
     """Start both ranks under the setting, and gather what they wrote. Raises NotAllowed."""
     folder = Path(tempfile.mkdtemp(prefix="reality-"))
     made: dict[str, Any] = {}
@@ -74,7 +79,7 @@ def run(setting: Setting, steps: int) -> dict[str, Any]:
                 }
             began = time.perf_counter()
             port = free_port()
-            ranks = [start(rank, folder, steps, link, port) for rank in range(len(CORES))]
+            ranks = [start(rank, folder, steps, shapes, link, port) for rank in range(len(CORES))]
             stack.callback(lambda: [rank.kill() for rank in ranks])
             if setting.share is not None:
                 made["share"] = setting.share
@@ -95,9 +100,9 @@ def run(setting: Setting, steps: int) -> dict[str, Any]:
     return {"made": made, "messages": found["messages"], "rows": rows}
 
 
-def start(rank: int, folder: Path, steps: int, link: Link | None, port: int) -> subprocess.Popen[bytes]:
+def start(rank: int, folder: Path, steps: int, shapes: str, link: Link | None, port: int) -> subprocess.Popen[bytes]:
     """One rank, in its end of the link if there is one."""
-    command = [sys.executable, str(PROGRAM), str(folder), str(CORES[rank]), str(steps)]
+    command = [sys.executable, str(PROGRAM), str(folder), str(CORES[rank]), str(steps), shapes]
     env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(len(CORES)), "MASTER_PORT": str(port)}
     if link is None:
         return subprocess.Popen(command, env={**env, "MASTER_ADDR": "127.0.0.1"})
@@ -153,22 +158,24 @@ def told(name: str, found: Mapping[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", choices=RESULTS, default="settled")
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--settings", default="; ".join(SETTINGS), help="separated by semicolons")
     arguments = parser.parse_args()
     machine = {"cpu": processor.name(), "kernel": platform.release(), "python": platform.python_version()}
     result: dict[str, Any] = {"machine": machine, "settings": {}, "not_allowed": {}}
-    if RESULT.is_file() and (before := json.loads(RESULT.read_text()))["machine"] == machine:
+    kept = RESULTS[arguments.shapes]
+    if kept.is_file() and (before := json.loads(kept.read_text()))["machine"] == machine:
         result["settings"] = before["settings"]  # of those that aren't measured anew
     for name in map(str.strip, arguments.settings.split(";")):
         try:
-            result["settings"][name] = run(SETTINGS[name], arguments.steps)
+            result["settings"][name] = run(SETTINGS[name], arguments.steps, arguments.shapes)
         except NotAllowed as error:
             result["not_allowed"][name] = str(error)
             print(f"{name}: left out. {error}", flush=True)
             continue
         print(told(name, result["settings"][name]), flush=True)
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        kept.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 

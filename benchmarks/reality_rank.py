@@ -1,6 +1,6 @@
 """One of the two ranks that bench_reality.py starts: profiles, predicts (rank 0 writes that down), then runs.
 
-RANK=0 WORLD_SIZE=2 MASTER_ADDR=… MASTER_PORT=… python benchmarks/reality_rank.py FOLDER CORE STEPS
+RANK=0 WORLD_SIZE=2 MASTER_ADDR=… MASTER_PORT=… python benchmarks/reality_rank.py FOLDER CORE STEPS SET
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ ATTENTION = Attention(heads=8, kv_heads=4, head_dim=32, qk_norm=True)
 Profiles = list[dict[str, dict[Kind, float]]]
 """By rank and cell: seconds of each kind."""
 
-SHAPES = {
+SETTLED = {
     "dense": ModelConfig(
         vocab_size=4096, hidden_size=256, layers=8, ffn_hidden=768, max_positions=LENGTH, attention=ATTENTION
     ),
@@ -52,6 +52,32 @@ SHAPES = {
         vocab_size=32_768, hidden_size=192, layers=8, ffn_hidden=512, max_positions=LENGTH, attention=ATTENTION
     ),
 }
+"""What the profile and the model of a step were settled on: errors here were seen before they were as they are."""
+
+UNSEEN = {
+    "latent": ModelConfig(
+        vocab_size=8192,
+        hidden_size=224,
+        layers=12,
+        ffn_hidden=512,
+        max_positions=LENGTH,
+        tie_embeddings=True,
+        attention=Attention(kind="mla", heads=6, head_dim=32, q_rank=96, kv_rank=64, rope_dim=16, value_dim=32),
+    ),
+    "fine experts": ModelConfig(
+        vocab_size=6144,
+        hidden_size=320,
+        layers=6,
+        ffn_hidden=960,
+        max_positions=LENGTH,
+        attention=Attention(heads=10, kv_heads=2, head_dim=32),
+        moe=Moe(experts=32, top_k=4, expert_hidden=80, router="softmax-topk"),
+    ),
+}
+"""Run for the first time when nothing was changed any more."""
+
+SETS = {"settled": SETTLED, "unseen": UNSEEN}
+SHAPES = SETTLED | UNSEEN
 
 
 @dataclass(frozen=True)
@@ -67,8 +93,8 @@ class Trial:
         return f"{self.shape}, {self.schedule}, {self.cut} cut"
 
 
-def trials() -> Iterator[Trial]:
-    for shape in SHAPES:
+def trials(shapes: Iterable[str]) -> Iterator[Trial]:
+    for shape in shapes:
         yield from (Trial(shape, name, "equal") for name in NAMES)
         yield from (Trial(shape, name, "balanced") for name in ("gpipe", "1f1b", "zb-v"))
 
@@ -115,17 +141,17 @@ def in_words(profiles: dict[str, Profiles]) -> dict[str, Any]:
     }
 
 
-def main(folder: Path, core: int, steps: int) -> None:
+def main(folder: Path, core: int, steps: int, which: str) -> None:
     os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     connection = Connection(Grid(RANKS, 1), torch.device("cpu"), timeout_seconds=120)
     messages = profile_messages(connection, ROWS * LENGTH * 256 * 4)
     profiles = {}
-    for shape, config in SHAPES.items():
+    for shape, config in SETS[which].items():
         dist.barrier()
         profiles[shape] = gathered(profile_cells(config, batch(shape, 0), LOSS, dtype=torch.float32))
-    plans = {trial: made(trial, profiles[trial.shape]) for trial in trials()}
+    plans = {trial: made(trial, profiles[trial.shape]) for trial in trials(SETS[which])}
     predictions = {
         trial.name: {
             "simulated": predicted_seconds(SHAPES[trial.shape], laid, messages),
@@ -150,4 +176,4 @@ def main(folder: Path, core: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

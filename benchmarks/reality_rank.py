@@ -67,7 +67,7 @@ UNSEEN = {
     "fine experts": ModelConfig(
         vocab_size=6144,
         hidden_size=320,
-        layers=6,
+        layers=8,
         ffn_hidden=960,
         max_positions=LENGTH,
         attention=Attention(heads=10, kv_heads=2, head_dim=32),

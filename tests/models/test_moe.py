@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from grainline.documents import Attention, DocumentError, ModelConfig, Moe
 from grainline.kernels.looped import padded
 from grainline.models.build import build
-from grainline.models.moe import MoeLayer, imbalance, step_bias
+from grainline.models.moe import AT_REST, MoeLayer, imbalance, step_bias
 from grainline.models.moe.dispatch import LocalDispatcher
-from grainline.models.moe.router import TopKRouter, sequence_balance
+from grainline.models.moe.report import sequence_balance
+from grainline.models.moe.router import TopKRouter
 from grainline.models.moe.seams import Routing
 
 
@@ -81,7 +82,7 @@ def test_router_equals_a_loop_over_tokens(moe):
 def test_one_group_selects_like_plain_top_k():
     router = randomised(TopKRouter(config(groups=1), 0))
     score_TE = torch.rand(50, 8, dtype=torch.float64)
-    assert torch.equal(router.select(score_TE).sort().values, score_TE.topk(2).indices.sort().values)
+    assert torch.equal(router.open_choices(score_TE, AT_REST), score_TE)
 
 
 def test_layer_equals_a_loop_over_tokens_and_experts():
@@ -192,10 +193,10 @@ def test_the_bias_brings_a_lopsided_router_to_even_load():
 
 def test_balance_loss_is_tokens_when_even_and_more_when_not():
     even_TE = torch.full((8, 4), 0.5)
-    even_TK = torch.tensor([[0, 1], [2, 3]] * 4)
-    assert float(sequence_balance(even_TE, even_TK, 2)) == pytest.approx(8.0)
+    unit_N = torch.arange(8).repeat_interleave(2)
+    assert float(sequence_balance(even_TE, unit_N, torch.tensor([0, 1, 2, 3] * 4), 2)) == pytest.approx(8.0)
     skewed_TE = torch.tensor([[0.9, 0.8, 0.1, 0.1]] * 8)
-    assert float(sequence_balance(skewed_TE, torch.tensor([[0, 1]] * 8), 2)) > 12
+    assert float(sequence_balance(skewed_TE, unit_N, torch.tensor([0, 1] * 8), 2)) > 12
 
 
 @pytest.mark.parametrize(

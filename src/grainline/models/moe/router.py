@@ -1,6 +1,7 @@
 """Top-k routers: sigmoid or softmax scores, selection within groups and with a balancing bias where the config says so.
 
 The general case is DeepSeek-V3's and Ling 2.0's (arXiv 2510.22115, section 2.2); Qwen3-MoE and Mixtral are plain cases.
+Other routers override one step of it: how logits come about, which choices are open, or who chooses.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from grainline.documents import ModelConfig
-from grainline.models.moe.seams import AT_REST, Moment, Routed, RouterReport, Routing
+from grainline.models.moe.report import router_report
+from grainline.models.moe.seams import AT_REST, Moment, Routed, Routing
 
 
 class TopKRouter(nn.Module):
-    """Scores every expert for every token in float32 and keeps the best K."""
+    """Scores every expert for every token in float32 at least, and keeps the best K."""
 
     bias_E: Tensor | None
 
@@ -30,50 +32,48 @@ class TopKRouter(nn.Module):
         self, x_TD: Tensor, sequences: int, report: bool, carry_TC: Tensor | None = None, moment: Moment = AT_REST
     ) -> Routed:
         """See `seams.Router`."""
-        moe, tokens = self.moe, x_TD.shape[0]
-        logits_TE = nn.functional.linear(x_TD.float(), self.weight_ED.float())
-        score_TE = logits_TE.sigmoid() if moe.router == "sigmoid-topk" else logits_TE.softmax(-1)
-        expert_TK = self.select(score_TE.detach())
-        score_TK = score_TE.gather(1, expert_TK)
-        if moe.normalize:
-            score_TK = score_TK / (score_TK.sum(-1, keepdim=True) + 1e-20)
-        score_TK = score_TK * moe.scale
-        expert_N = expert_TK.flatten()
-        counts_E = torch.bincount(expert_N, minlength=moe.choices)
-        unit_N = torch.arange(tokens, device=x_TD.device).repeat_interleave(moe.top_k)
-        routing = Routing(unit_N, expert_N, score_TK.flatten(), counts_E)
+        logits_TE, carry_TC = self.logits(x_TD.to(torch.promote_types(x_TD.dtype, torch.float32)), carry_TC)
+        score_TE = logits_TE.sigmoid() if self.moe.router == "sigmoid-topk" else logits_TE.softmax(-1)
+        routing, chosen = self.choose(score_TE, sequences, moment)
         if not report:
             return Routed(routing, carry_TC)
-        z, balance = logits_TE.logsumexp(-1).square().sum(), sequence_balance(score_TE, expert_TK, sequences)
-        return Routed(routing, carry_TC, RouterReport(z, balance, counts_E, entropy(score_TE)))
+        told = router_report(self.moe, logits_TE, score_TE, chosen.unit_N, chosen.expert_N, sequences)
+        return Routed(routing, carry_TC, told)
 
-    def select(self, score_TE: Tensor) -> Tensor:
-        """Ids of the chosen experts, [T, K]: by score plus bias, within the best groups."""
+    def logits(self, x_TD: Tensor, carry_TC: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """[T, E], and what is carried to the next sparse layer's router."""
+        return nn.functional.linear(x_TD, self.weight_ED.to(x_TD.dtype)), carry_TC
+
+    def choose(self, score_TE: Tensor, sequences: int, moment: Moment) -> tuple[Routing, Routing]:
+        """Who goes where, and whom tokens had chosen before any were dropped or added: here the same."""
+        routing = self.top_k(score_TE, self.open_choices(score_TE.detach(), moment))
+        return routing, routing
+
+    def open_choices(self, score_TE: Tensor, moment: Moment) -> Tensor:
+        """What experts are chosen by, [T, E]: score plus bias; −∞ where an expert is closed to a token."""
         moe = self.moe
         choice_TE = score_TE if self.bias_E is None else score_TE + self.bias_E
-        if moe.groups > 1:
-            choice_TGe = choice_TE.unflatten(1, (moe.groups, -1))
-            group_TG = choice_TGe.topk(2, dim=-1).values.sum(-1)
-            closed_TG = torch.ones_like(group_TG, dtype=torch.bool)
-            closed_TG.scatter_(1, group_TG.topk(moe.top_groups, dim=-1, sorted=False).indices, False)
-            choice_TE = choice_TGe.masked_fill(closed_TG.unsqueeze(-1), -torch.inf).flatten(1)
-        return choice_TE.topk(moe.top_k, dim=-1, sorted=False).indices
+        if moe.groups == 1:
+            return choice_TE
+        choice_TGe = choice_TE[:, : moe.pool].unflatten(1, (moe.groups, moe.pool // moe.groups))
+        group_TG = choice_TGe.topk(2, dim=-1).values.sum(-1)
+        closed_TG = torch.ones_like(group_TG, dtype=torch.bool)
+        closed_TG.scatter_(1, group_TG.topk(moe.top_groups, dim=-1, sorted=False).indices, False)
+        open_TE = choice_TGe.masked_fill(closed_TG.unsqueeze(-1), -torch.inf).flatten(1)
+        return torch.cat((open_TE, choice_TE[:, moe.pool :]), dim=1)  # costless experts are in no group
 
+    def top_k(self, score_TE: Tensor, choice_TE: Tensor) -> Routing:
+        """Every token's best K by `choice_TE`, with their share of the scores."""
+        moe = self.moe
+        expert_TK = choice_TE.topk(moe.top_k, dim=-1, sorted=False).indices
+        weight_TK = self.final(score_TE.gather(1, expert_TK), expert_TK)
+        expert_N = expert_TK.flatten()
+        counts_E = torch.bincount(expert_N, minlength=moe.choices)
+        unit_N = torch.arange(len(score_TE), device=score_TE.device).repeat_interleave(moe.top_k)
+        return Routing(unit_N, expert_N, weight_TK.flatten(), counts_E)
 
-def entropy(score_TE: Tensor) -> Tensor:
-    """Σ over tokens of the entropy of its scores, made to sum to 1, in nats: 0 where decided, T·ln E where even."""
-    with torch.no_grad():
-        share_TE = score_TE / score_TE.sum(-1, keepdim=True)
-        return torch.special.entr(share_TE).sum()
-
-
-def sequence_balance(score_TE: Tensor, expert_TK: Tensor, sequences: int) -> Tensor:
-    """Σ over sequences of S·E·Σₑ fₑ·Pₑ: load share times mean score share, within one sequence (1 when even), times its
-    tokens (DeepSeek-V3, arXiv 2412.19437, equations 17–20). Per sequence, so the sum doesn't depend on the layout.
-    """
-    experts, top_k = score_TE.shape[1], expert_TK.shape[1]
-    share_BSE = (score_TE / score_TE.sum(-1, keepdim=True)).unflatten(0, (sequences, -1))
-    length = share_BSE.shape[1]
-    chosen_TE = torch.zeros_like(score_TE).scatter_(1, expert_TK, 1.0)
-    load_BE = chosen_TE.unflatten(0, (sequences, -1)).mean(1) * (experts / top_k)
-    return (load_BE * share_BSE.mean(1)).sum() * length
+    def final(self, score_TK: Tensor, expert_TK: Tensor) -> Tensor:
+        """Scores of a token's experts as they weigh the outputs."""
+        if self.moe.normalize:
+            score_TK = score_TK / (score_TK.sum(-1, keepdim=True) + 1e-20)
+        return score_TK * self.moe.scale

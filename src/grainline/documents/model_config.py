@@ -53,6 +53,12 @@ class Attention(Part):
     kv_rank: PositiveInt | None = Field(None, description="MLA: low-rank width of keys and values")
     rope_dim: PositiveInt | None = Field(None, description="MLA: dims of q and k that rotate")
     value_dim: PositiveInt | None = Field(None, description="MLA: head dim of values")
+    conv_kernels: tuple[PositiveInt, PositiveInt] = Field(
+        (2, 2), description="CCA: positions that the convolution of each channel sees, and that of each head"
+    )
+    key_temperature: float = Field(
+        0.0, description="CCA: what the learned scale of each head's keys starts at; 0 as published: even attention"
+    )
     rope: Rope = Rope()
 
     @model_validator(mode="after")
@@ -63,9 +69,27 @@ class Attention(Part):
                 raise ValueError(f"kind 'mla' also needs {', '.join(missing)}")
         elif self.heads % self.key_value_heads:
             raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
+        if self.kind == "cca":
+            if self.qk_norm:
+                raise ValueError("kind 'cca' normalises q and k itself, without gains: leave out qk_norm")
+            if self.key_value_heads * self.head_dim % 2:
+                raise ValueError(
+                    f"kind 'cca' takes half of the values from the token before: kv_heads {self.key_value_heads} × "
+                    f"head_dim {self.head_dim} must be even"
+                )
         if self.rotating_dims % 2:
             raise ValueError(f"the {self.rotating_dims} dims that rotate must be an even number")
         return self
+
+    @property
+    def conv_channels(self) -> int:
+        """CCA: channels of q and k together, which are convolved over time."""
+        return (self.heads + self.key_value_heads) * self.head_dim
+
+    @property
+    def conv_reach(self) -> int:
+        """CCA: earlier positions that both convolutions together look back on."""
+        return sum(self.conv_kernels) - 2
 
     @property
     def key_value_heads(self) -> int:
@@ -114,6 +138,12 @@ class ModelConfig(Document):
         return moe
 
     @model_validator(mode="after")
+    def _scaling_has_no_mtp(self) -> Self:
+        if self.residual_scaling and self.mtp_depth:
+            raise ValueError("residual_scaling doesn't go with mtp_depth: ZAYA1 has no such layer to take it from")
+        return self
+
+    @model_validator(mode="after")
     def _layers_can_share(self) -> Self:
         if self.moe and len(self.sparse_layers) % self.moe.reuse:
             raise ValueError(
@@ -130,6 +160,11 @@ class ModelConfig(Document):
     def sparse_layers(self) -> tuple[int, ...]:
         """The layers with experts, MTP's (number L) included."""
         return tuple(i for i in range(self.layers + self.mtp_depth) if self.is_sparse(i))
+
+    def takes_carry(self, layer: int) -> bool:
+        """Whether the router of this sparse layer is given what another left: neither the first one's is, nor MTP's."""
+        carries = self.moe is not None and self.moe.carry_width > 0
+        return carries and self.is_sparse(layer) and self.sparse_layers[0] != layer < self.layers
 
     @property
     def banks(self) -> tuple[int, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -49,7 +50,12 @@ class Moe(Part):
     latent: PositiveInt | None = Field(None, description="bottleneck: dims of a token on its way")
     zero: int = Field(0, ge=0, description="experts that give 0: a token that chooses one skips (MoE++, 2410.07348)")
     copy_experts: int = Field(0, ge=0, description="experts that give their input back (MoE++)")
-    constant: int = Field(0, ge=0, description="experts that mix their input with a vector of their own (MoE++)")
+    constant: int = Field(
+        0,
+        ge=0,
+        description="experts that mix their input with a vector of their own (MoE++); "
+        "auto: costless ones become a quarter of the others, with at least one constant",
+    )
     tau: float = Field(0.75, gt=0, description="MoE++: weight of the costless experts in the balance loss")
     capacity: float | None = Field(
         None,
@@ -70,10 +76,24 @@ class Moe(Part):
     rounding: Rounding = Field("nearest", description="token-rounding: which multiple")
     dense_layers: tuple[int, ...] = Field((), description="layers (from 0) that have a dense FFN instead")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _count_constants(cls, tables: Any) -> Any:
+        """The paper's rule (MoE++, section 3.1): max(N/4 − zero − copies, 1)."""
+        if not isinstance(tables, Mapping) or tables.get("constant") != "auto":
+            return tables
+        experts, reuse = tables.get("experts"), tables.get("reuse", 1)
+        zero, copies = tables.get("zero", 0), tables.get("copy_experts", 0)
+        if not all(isinstance(count, int) for count in (experts, reuse, zero, copies)):
+            return tables  # their own errors are told
+        return {**tables, "constant": max(experts * reuse // 4 - zero - copies, 1)}
+
     @model_validator(mode="after")
     def _choice_is_possible(self) -> Self:
-        if self.top_k > self.choices:
-            raise ValueError(f"top_k {self.top_k} is more than the {self.choices} experts")
+        if self.top_k > self.pool:
+            raise ValueError(f"top_k {self.top_k} is more than the {self.pool} experts")
+        if self.tau != type(self).model_fields["tau"].default and not self.costless:
+            raise ValueError("tau weighs zero, copy_experts and constant experts, and there are none")
         if self.experts % self.groups:
             raise ValueError(f"experts {self.experts} must be a multiple of groups {self.groups}")
         per_group = self.experts // self.groups
@@ -122,6 +142,15 @@ class Moe(Part):
     def choices(self) -> int:
         """All that a router chooses among."""
         return self.pool + self.costless
+
+    @property
+    def ffn_share(self) -> float:
+        """s, the share of choices that fall on experts with weights once loads are as `tau` has them.
+
+        The balance loss Σ η·f·P is least where loads go as 1/η, η = 1 for experts with weights and τ for costless ones
+        (MoE++, section 3.2): s = τ·N / (τ·N + costless). FFNs of a token are top_k · s.
+        """
+        return self.tau * self.pool / (self.tau * self.pool + self.costless)
 
     @property
     def carry_width(self) -> int:

@@ -82,7 +82,7 @@ def places(
 
 
 def shape_of(name: str, config: ModelConfig, batch: Batch) -> tuple[int, ...]:
-    """Of a field of `Carry`; a router's is of tokens, and float32 whatever the stream is."""
+    """Of a field of `Carry`; a router's is of tokens, and float32 even where the stream is narrower."""
     rows, length = batch.ids_BS.shape
     if name == ROUTER:
         assert config.moe is not None

@@ -108,7 +108,9 @@ class _Trial:
             self.taken.setdefault(kind, []).append(seconds)
 
     def _random(self, name: str) -> Tensor:
-        dtype = torch.float32 if name == ROUTER else self.model.dtype
+        dtype = self.model.stream_dtype
+        if name == ROUTER:
+            dtype = torch.promote_types(dtype, torch.float32)
         return torch.randn(shape_of(name, self.model.config, self.batch), dtype=dtype, requires_grad=True)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from grainline.parallel.pipeline.collectives import CollectiveStream
 from grainline.parallel.pipeline.failure import PipelineError, Watch
 from grainline.parallel.pipeline.mail import Arrival, Mail
 from grainline.parallel.pipeline.offload import KeptTensors
+from grainline.parallel.pipeline.order import ORDERS, Do
 from grainline.parallel.pipeline.record import Span
 from grainline.parallel.pipeline.reduce import SharedGradients
 from grainline.parallel.pipeline.stage import Kept, RandomState, Stage
@@ -29,7 +30,6 @@ from grainline.parallel.pipeline.transport import Transport
 from grainline.schedule import Action, Kind, Schedule
 from grainline.schedule.actions import COLLECTIVES, RECEIVES, SENDS
 
-Do = Callable[[Action], None]
 TIMEOUT_SECONDS = 60.0
 
 
@@ -78,6 +78,7 @@ class PipelineRuntime:
     shared: SharedGradients | None = None
     passes: Passes | None = None
     timeout_seconds: float = TIMEOUT_SECONDS
+    backwards: Literal["planned", "arrival"] = "planned"  # see `order`; on all ranks alike
     queue: WeightQueue = field(default_factory=WeightQueue)
 
     def __post_init__(self) -> None:
@@ -96,7 +97,8 @@ class PipelineRuntime:
         if by_kind.get(Kind.I):
             self.model.defer_weights(self.queue)
         self._copies = torch.cuda.Stream(self.device) if self._offloaded and self.device.type == "cuda" else None
-        self._mail = Mail(self.schedule, self.rank, self.transport, self.watch, self.timeout_seconds)
+        planned = self.backwards == "planned"
+        self._mail = Mail(self.schedule, self.rank, self.transport, self.watch, self.timeout_seconds, planned)
         self._collectives = CollectiveStream(self.watch, self.timeout_seconds)
         table: dict[Kind, Do] = {
             Kind.F: self._forward,
@@ -145,7 +147,7 @@ class PipelineRuntime:
             self.shared.done.clear()
         begin = time.perf_counter()
         spans: list[Span] = []
-        for do, action in self._program:
+        for do, action in ORDERS[self.backwards](self._program, self._can_go_back):
             self._action, self._began = action, time.perf_counter()
             try:
                 if (first := self.before.pop(action, None)) is not None:
@@ -226,6 +228,13 @@ class PipelineRuntime:
         self._pass_back(key, kept.backward(gradients) if self.stages[action.stage] else gradients)
         self._saved.pop(key, None)
 
+    def _can_go_back(self, action: Action) -> bool:
+        """Whether a backward could start at once: all is here, computed (again) and in this device's memory."""
+        key = _key(action)
+        if key not in self._kept or key in self._random or key in self._offloaded:
+            return False
+        return not self._hops[key].leaves or (key in self.gradients and self.gradients[key].is_here)
+
     def _input_gradient(self, action: Action) -> None:
         with self.queue.collecting() as work:
             self._backward(action)
@@ -290,7 +299,7 @@ class PipelineRuntime:
         return self._mail.receive(action, into)
 
     def _empty(self, name: str, batch: Batch) -> Tensor:
-        dtype = torch.float32 if name == ROUTER else self.dtype
+        dtype = torch.promote_types(self.dtype, torch.float32) if name == ROUTER else self.dtype
         return torch.empty(shape_of(name, self.model.config, batch), dtype=dtype, device=self.device)
 
     # Copies and collectives

@@ -30,18 +30,18 @@ def router_report(
 def sequence_balance(
     score_TE: Tensor, unit_N: Tensor, expert_N: Tensor, sequences: int, weight_E: Tensor | None = None
 ) -> Tensor:
-    """Σ over sequences of S·E·Σₑ ηₑ·fₑ·Pₑ: share of the choices times mean share of the scores, within one sequence (1
-    when even), times its tokens. ηₑ is 1 where no weights are given.
+    """Σ over sequences of S·Z·Σₑ ηₑ·fₑ·Pₑ: share of the choices times mean share of the scores, within one sequence,
+    times its tokens; Z = Σ 1/ηₑ makes it S where both go as 1/ηₑ, which is where it is least. ηₑ is 1 where no weights
+    are given. (MoE++ has f sum to K and no Z: its coefficient is ours times Z/K.)
     """
     experts = score_TE.shape[1]
     length = score_TE.shape[0] // max(1, sequences)
     place_N = unit_N // max(1, length) * experts + expert_N
-    count_BE = torch.bincount(place_N, minlength=sequences * experts).view(sequences, experts)
-    load_BE = count_BE * (experts / count_BE.sum(-1, keepdim=True).clamp_min(1))
-    if weight_E is not None:
-        load_BE = load_BE * weight_E
+    count_BE = torch.bincount(place_N, minlength=sequences * experts).view(sequences, experts).to(score_TE.dtype)
+    load_BE = count_BE / count_BE.sum(-1, keepdim=True).clamp_min(1)
+    load_BE = load_BE * (experts if weight_E is None else weight_E * (1 / weight_E).sum())
     share_BSE = _shares(score_TE).view(sequences, length, experts)
-    return (load_BE.to(score_TE.dtype) * share_BSE.sum(1)).sum()
+    return (load_BE * share_BSE.sum(1)).sum()
 
 
 def weights(moe: Moe, like: Tensor) -> Tensor | None:

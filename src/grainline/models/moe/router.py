@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from grainline.documents import ModelConfig
+from grainline.models.moe.capacity import within_capacity
+from grainline.models.moe.progressive import closed_experts
 from grainline.models.moe.report import router_report
 from grainline.models.moe.seams import AT_REST, Moment, Routed, Routing
 
@@ -23,7 +25,7 @@ class TopKRouter(nn.Module):
         super().__init__()
         moe = config.moe
         assert moe is not None
-        self.moe, self.layer = moe, layer
+        self.moe, self.layer, self.config = moe, layer, config
         self.weight_ED = nn.Parameter(torch.empty(moe.choices, config.hidden_size))
         # A buffer, not a parameter: no gradient, no decay; `balance.step_bias` moves it.
         self.register_buffer("bias_E", torch.zeros(moe.choices, dtype=torch.float32) if moe.bias_balanced else None)
@@ -33,26 +35,33 @@ class TopKRouter(nn.Module):
     ) -> Routed:
         """See `seams.Router`."""
         logits_TE, carry_TC = self.logits(x_TD.to(torch.promote_types(x_TD.dtype, torch.float32)), carry_TC)
-        score_TE = logits_TE.sigmoid() if self.moe.router == "sigmoid-topk" else logits_TE.softmax(-1)
+        closed = closed_experts(self.config, self.layer, moment, len(x_TD), sequences, x_TD.device)
+        open_TE = logits_TE if closed is None else closed.hide(logits_TE)
+        scored_TE = open_TE if moment.opening.closed == "logit" else logits_TE
+        score_TE = scored_TE.sigmoid() if self.moe.router == "sigmoid-topk" else scored_TE.softmax(-1)
+        score_TE = score_TE if closed is None else closed.exclude(score_TE)
         routing, chosen = self.choose(score_TE, sequences, moment)
         if not report:
             return Routed(routing, carry_TC)
-        told = router_report(self.moe, logits_TE, score_TE, chosen.unit_N, chosen.expert_N, sequences)
-        return Routed(routing, carry_TC, told)
+        told = router_report(self.moe, open_TE, score_TE.clamp_min(0), chosen.unit_N, chosen.expert_N, sequences)
+        return Routed(routing, carry_TC, told if closed is None else closed.as_if_whole(told))
 
     def logits(self, x_TD: Tensor, carry_TC: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """[T, E], and what is carried to the next sparse layer's router."""
         return nn.functional.linear(x_TD, self.weight_ED.to(x_TD.dtype)), carry_TC
 
     def choose(self, score_TE: Tensor, sequences: int, moment: Moment) -> tuple[Routing, Routing]:
-        """Who goes where, and whom tokens had chosen before any were dropped or added: here the same."""
-        routing = self.top_k(score_TE, self.open_choices(score_TE.detach(), moment))
-        return routing, routing
+        """Who goes where, and whom tokens had chosen before any were dropped or added."""
+        chosen = self.top_k(score_TE, self.open_choices(score_TE.detach(), moment))
+        limited = self.moe.capacity is not None and moment.training
+        return within_capacity(self.moe, chosen) if limited else chosen, chosen
 
     def open_choices(self, score_TE: Tensor, moment: Moment) -> Tensor:
         """What experts are chosen by, [T, E]: score plus bias; −∞ where an expert is closed to a token."""
         moe = self.moe
         choice_TE = score_TE if self.bias_E is None else score_TE + self.bias_E
+        if moment.training and moment.opening.opening != "none":
+            choice_TE = choice_TE.masked_fill(score_TE < 0, -torch.inf)  # see `progressive`
         if moe.groups == 1:
             return choice_TE
         choice_TGe = choice_TE[:, : moe.pool].unflatten(1, (moe.groups, moe.pool // moe.groups))
@@ -73,7 +82,15 @@ class TopKRouter(nn.Module):
         return Routing(unit_N, expert_N, weight_TK.flatten(), counts_E)
 
     def final(self, score_TK: Tensor, expert_TK: Tensor) -> Tensor:
-        """Scores of a token's experts as they weigh the outputs."""
-        if self.moe.normalize:
+        """Scores of a token's experts as they weigh the outputs.
+
+        A zero expert leaves its share to the others that the token chose, as MoE++'s published code has it; where a
+        token chose nothing else, all are 0.
+        """
+        moe = self.moe
+        if moe.zero:
+            zero_TK = (expert_TK >= moe.pool) & (expert_TK < moe.pool + moe.zero)
+            score_TK = score_TK.masked_fill(zero_TK, 0.0)
+        if moe.normalize:
             score_TK = score_TK / (score_TK.sum(-1, keepdim=True) + 1e-20)
-        return score_TK * self.moe.scale
+        return score_TK * moe.scale

@@ -5,6 +5,7 @@
 
 #include "executor.h"
 #include "table.h"
+#include "team.h"
 
 #define GL_API extern "C" __attribute__((visibility("default")))
 
@@ -63,6 +64,16 @@ GL_API std::int32_t gl_can_stream(std::int64_t set) { return runnable()[set]->ca
 GL_API void *gl_executor_new(const std::int32_t *cpus, std::int64_t workers) {
     try {
         return new BlockExecutor(cpus, static_cast<std::size_t>(workers));
+    } catch (...) {
+        return nullptr;
+    }
+}
+
+// lend: the address of OpenMP's function by which torch's threads can be borrowed (native/team.h), or null.
+GL_API void *gl_team_new(std::int64_t workers, void *lend) {
+    try {
+        return static_cast<BlockExecutor *>(
+            new gl::Team(static_cast<std::size_t>(workers), reinterpret_cast<gl::Lend>(lend)));
     } catch (...) {
         return nullptr;
     }

@@ -28,6 +28,8 @@ bool bind_to(std::int32_t cpu) {
     return false;
 }
 
+}  // namespace
+
 std::int64_t this_thread(std::size_t worker) {
 #ifdef __linux__
     (void)worker;
@@ -44,8 +46,6 @@ std::int64_t this_cpu() {
     return -1;
 #endif
 }
-
-}  // namespace
 
 BlockExecutor::BlockExecutor(const std::int32_t *cpus, std::size_t workers) : seen_(workers) {
     threads_.reserve(workers);

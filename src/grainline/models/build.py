@@ -10,6 +10,7 @@ from torch import nn
 
 from grainline.documents import ModelConfig
 from grainline.models.model import Model
+from grainline.models.moe.depth_averaged import SKIP_BIAS
 from grainline.models.part import keep_cells
 
 
@@ -21,11 +22,11 @@ def build(
     device: str | torch.device = "cpu",
     cells: Collection[str] | None = None,
 ) -> Model:
-    """Make the model and initialise it: normal with `config.init_std`, gains 1, biases 0.
+    """Make the model and initialise it: normal with `config.init_std`, gains 1, biases 0, a few by their own rules.
 
-    Projections back into the residual stream (o, w2) are drawn 1/√(2L) smaller, so that the stream's variance doesn't
-    grow with depth (GPT-2). Each parameter has a stream of its own, keyed by its name, so that adding a module or
-    sharding the model changes no other. With `cells` only the modules that these need are made.
+    Projections back into the residual stream (o, w2, a bottleneck's way up) are drawn 1/√(2L) smaller, so that the
+    stream's variance doesn't grow with depth (GPT-2). Each parameter has a stream of its own, keyed by its name, so
+    that adding a module or sharding the model changes no other. With `cells` only the modules that these need are made.
     """
     with torch.device("meta"):
         model = Model(config)
@@ -35,22 +36,46 @@ def build(
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             initialise(parameter, name, config, seed)
-        for buffer in model.buffers():
+        for name, buffer in model.named_buffers():
             buffer.zero_()
+            if name.endswith("router.bias_E"):
+                start_bias(buffer, config)
     for parameter in model.parameters():  # buffers (router biases) stay float32
         parameter.data = parameter.data.to(dtype)
     return model
 
 
+ONES = ("norm.weight", "scale_D", "router.gamma_R")
+ZEROS = (".bias", "bias_D", "bias_C", "router.residual_EE")
+"""How names of parameters end that start at 1, and at 0."""
+
+
+def start_bias(bias_E: torch.Tensor, config: ModelConfig) -> None:
+    """A router's selection bias: zero, but for ZAYA1's skip class."""
+    moe = config.moe
+    if moe is not None and moe.router == "depth-averaged":
+        bias_E[moe.pool : moe.pool + moe.zero] = SKIP_BIAS
+
+
 def initialise(parameter: nn.Parameter, name: str, config: ModelConfig, seed: int) -> None:
     """Fill one parameter in place."""
-    if name.endswith("norm.weight"):
+    if name.endswith(ONES):
         parameter.fill_(1.0)
-    elif name.endswith(".bias"):
+    elif name.endswith(ZEROS):
         parameter.zero_()
+    elif name.endswith("attention.temperature_G"):
+        parameter.fill_(config.attention.key_temperature)
     else:
-        into_stream = name.endswith(("attention.o.weight", "w2_DF", "w2_EDF"))
-        std = config.init_std * ((2 * config.layers) ** -0.5 if into_stream else 1.0)
+        std = spread(name, config)
         key = int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=7).digest(), "big")
         draw = torch.empty(parameter.shape).normal_(0.0, std, generator=torch.Generator().manual_seed(key))
         parameter.copy_(draw)
+
+
+def spread(name: str, config: ModelConfig) -> float:
+    """Standard deviation of a parameter's first values."""
+    if name.endswith("costless.vector_JD"):
+        return 1.0  # as in MoE++'s published code, like a normalised input
+    behind_bottleneck = config.moe is not None and config.moe.expert == "bottleneck"
+    into_stream = ("attention.o.weight", "w2_DF", "bottleneck.up.weight" if behind_bottleneck else "w2_EDF")
+    return config.init_std * ((2 * config.layers) ** -0.5 if name.endswith(into_stream) else 1.0)

@@ -121,13 +121,13 @@ def _block(model: Model, batch: Batch, carry: Carry, tally: Tally, layer: int) -
 def _norm(model: Model, batch: Batch, carry: Carry, tally: Tally, layer: int) -> Carry:
     """The trunk's last norm, by itself where the head isn't a cell but a pass of its own."""
     assert carry.hidden_BSD is not None
-    return Carry(model.norm(carry.hidden_BSD))
+    return Carry(model.normalise(carry.hidden_BSD))
 
 
 def _mtp(model: Model, batch: Batch, carry: Carry, tally: Tally, layer: int) -> Carry:
     assert carry.hidden_BSD is not None
     assert batch.further is not None
-    hidden_BSD, row_b = model.norm(carry.hidden_BSD), batch.further.row_b
+    hidden_BSD, row_b = model.normalise(carry.hidden_BSD), batch.further.row_b
     document_bS = None if batch.document_BS is None else batch.document_BS[row_b]
     chosen, label_bS = Trunk(hidden_BSD[row_b]), batch.label_BS[row_b]
     out = model.predict_further(chosen, label_bS, document_bS, report=True, next_BSD=batch.next_bSD)
@@ -148,7 +148,7 @@ def _mtp_head(model: Model, batch: Batch, carry: Carry, tally: Tally, layer: int
 
 def _head(model: Model, batch: Batch, carry: Carry, tally: Tally, layer: int) -> Carry:
     assert carry.hidden_BSD is not None
-    hidden_BSD = carry.hidden_BSD if model.config.mtp_depth else model.norm(carry.hidden_BSD)
+    hidden_BSD = carry.hidden_BSD if model.config.mtp_depth else model.normalise(carry.hidden_BSD)
     tally.cross_entropy = _cross_entropy(model, hidden_BSD, batch.label_BS)
     tally.tokens = batch.label_BS.numel()
     return Carry()

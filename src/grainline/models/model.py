@@ -23,6 +23,7 @@ from grainline.models.layers import Linear, RMSNorm, SwigluFfn
 from grainline.models.moe import AT_REST, Moment, RouterReport, build_experts
 from grainline.models.moe.experts import SwigluExperts
 from grainline.models.mtp import MultiTokenPrediction
+from grainline.models.residual import EmbeddingScaling, wide
 
 if TYPE_CHECKING:
     from grainline.data.tokenizer import Tokenizer
@@ -67,6 +68,7 @@ class Model(nn.Module):
         self.queue: WeightQueue | None = None  # where gradients of weights may be deferred to
         self.moment = AT_REST  # what routers know of training; see `at`
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embedding_scaling = EmbeddingScaling(config.hidden_size) if config.residual_scaling else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         if config.banks:  # experts that several layers share
             self.banks = nn.ModuleDict({str(first): build_experts(config) for first in config.banks})
@@ -92,7 +94,7 @@ class Model(nn.Module):
             x_BSD, carry_TC, _ = self.run_block(i, x_BSD, Around(rope, mask, cache), carry_TC)
         if state is not None:
             state.length += ids_BS.shape[1]
-        return Trunk(self.norm(x_BSD))
+        return Trunk(self.normalise(x_BSD))
 
     def run_block(self, layer: int, x_BSD: Tensor, around: Around, carry_TC: Tensor | None) -> BlockOutput:
         """Block number `layer`, with the experts that it shares with others and the moment it is run at."""
@@ -145,8 +147,14 @@ class Model(nn.Module):
             self.moment = before
 
     def embed(self, ids_BS: Tensor) -> Tensor:
-        """[B, S] → [B, S, D] in the compute dtype."""
-        return self.embedding(ids_BS).to(self.dtype)
+        """[B, S] → the stream [B, S, D]."""
+        x_BSD = self.embedding(ids_BS).to(self.dtype)
+        return x_BSD if self.embedding_scaling is None else self.embedding_scaling(x_BSD)
+
+    def normalise(self, x_BSD: Tensor) -> Tensor:
+        """The stream after the blocks, normalised, in the compute dtype."""
+        out_BSD: Tensor = self.norm(x_BSD.to(self.dtype))
+        return out_BSD
 
     def positions(self, new: int, past: int, document_BS: Tensor | None) -> tuple[RopeTable, Mask]:
         """Rotations and mask of `new` positions after `past`."""
@@ -176,6 +184,11 @@ class Model(nn.Module):
     def dtype(self) -> torch.dtype:
         """What activations are computed in."""
         return self.compute_dtype or next(self.parameters()).dtype
+
+    @property
+    def stream_dtype(self) -> torch.dtype:
+        """What goes from block to block: the compute dtype, or float32 where the residual is scaled (ZAYA1)."""
+        return wide(self.dtype) if self.config.residual_scaling else self.dtype
 
     def defer_weights(self, queue: WeightQueue) -> None:
         """Let backwards within `queue.collecting()` leave the products that make weights' gradients for later."""

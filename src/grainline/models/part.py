@@ -19,7 +19,7 @@ def modules_of(config: ModelConfig, cell: str) -> tuple[str, ...]:
     kind, _, layer = cell.partition(".")
     head = "embedding" if config.tie_embeddings else "head"
     return {
-        "embedding": ("embedding",),
+        "embedding": ("embedding", "embedding_scaling") if config.residual_scaling else ("embedding",),
         "block": (f"blocks.{layer}", *_bank(config, int(layer or -1))),
         "norm": ("norm",),
         "mtp": ("norm", "mtp", "embedding", *_bank(config, config.layers)),
@@ -37,7 +37,7 @@ def _bank(config: ModelConfig, layer: int) -> tuple[str, ...]:
 def keep_cells(model: Model, cells: Collection[str]) -> None:
     """Drop, in place, every module that none of these cells uses."""
     kept = {path for cell in cells for path in modules_of(model.config, cell)}
-    for name in ("embedding", "norm", "head", "mtp"):
+    for name in ("embedding", "embedding_scaling", "norm", "head", "mtp"):
         if name not in kept:
             setattr(model, name, None)
     for layer in range(model.config.layers):

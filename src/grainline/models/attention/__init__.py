@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from grainline.documents import ModelConfig
 from grainline.models.attention.cache import Cache
+from grainline.models.attention.cca import CompressedConvolutionalAttention
 from grainline.models.attention.gqa import GroupedQueryAttention
 from grainline.models.attention.mask import Mask
 from grainline.models.attention.mla import MultiHeadLatentAttention
@@ -25,6 +26,7 @@ class Attention(Protocol):
 ATTENTIONS: dict[str, type[nn.Module]] = {
     "gqa": GroupedQueryAttention,
     "mla": MultiHeadLatentAttention,
+    "cca": CompressedConvolutionalAttention,
 }
 """`attention.kind` of a ModelConfig → the module."""
 

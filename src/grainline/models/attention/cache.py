@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from grainline.documents import GrainlineError
+
 
 class Cache:
     """One or more tensors that grow along the sequence (dimension 1), in buffers that double when full.
 
-    Opaque to everyone but the attention that fills it: GQA keeps k and v, MLA its latent and the rotated key.
+    Opaque to everyone but the attention that fills it: GQA keeps k and v, MLA its latent and the rotated key; CCA also
+    a `tail`, the last rows of what it doesn't keep whole.
     """
 
     def __init__(self) -> None:
         self.length = 0
+        self.tail: tuple[Tensor, ...] = ()
         self._buffers: tuple[Tensor, ...] = ()
 
     def append(self, *new: Tensor) -> tuple[Tensor, ...]:
@@ -30,5 +34,15 @@ class Cache:
         return tuple(buffer[:, :stop] for buffer in self._buffers)
 
     def truncate(self, length: int) -> None:
-        """Forget all positions from `length` on."""
-        self.length = min(self.length, length)
+        """Forget all positions from `length` on.
+
+        Raises GrainlineError where a tail would have to be that of an earlier position: those are gone.
+        """
+        if length >= self.length:
+            return
+        if self.tail and length > 0:
+            raise GrainlineError(
+                f"a state of {self.length} positions can't be cut back to {length}: compressed convolutional attention "
+                "keeps the rows that its convolutions need for the last position only. Start a new state."
+            )
+        self.length, self.tail = length, ()

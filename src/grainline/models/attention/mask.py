@@ -14,6 +14,7 @@ class Mask:
 
     causal: bool
     allowed: Tensor | None = None
+    document_BS: Tensor | None = None  # for what looks back on positions without attending to them
 
 
 def causal_mask(
@@ -40,4 +41,4 @@ def causal_mask(
         allowed &= key_K > query_S1 - window
     if document_BS is not None:
         allowed = (allowed & (document_BS.unsqueeze(2) == document_BS.unsqueeze(1))).unsqueeze(1)
-    return Mask(causal=False, allowed=allowed)
+    return Mask(False, allowed, document_BS)

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from grainline.documents import DocumentError, GrainlineError, ModelConfig, nearest
-from grainline.models.formats.families import deepseek_v3, ling2, llama, mixtral, qwen3, qwen3_moe
+from grainline.models.formats.families import deepseek_v3, ling2, llama, mixtral, qwen3, qwen3_moe, zaya
 from grainline.models.formats.layout import TensorMap, tensor_map
 from grainline.models.formats.rope import canonical_rope
 
@@ -21,6 +21,7 @@ FAMILIES: Mapping[str, ModuleType] = {
     "deepseek_v3": deepseek_v3,
     "llama": llama,
     "qwen3": qwen3,
+    "zaya": zaya,
 }
 
 
@@ -72,7 +73,9 @@ def canonical(config: ModelConfig) -> ModelConfig:
     """The same model with defaults filled in, so that two configs that compute alike are equal."""
     attention, moe = config.attention, config.moe
     kv_heads = None if attention.kind == "mla" else attention.key_value_heads
-    attention = attention.model_copy(update={"kv_heads": kv_heads, "rope": canonical_rope(attention.rope)})
+    attention = attention.model_copy(
+        update={"kv_heads": kv_heads, "rope": canonical_rope(attention.rope), "key_temperature": 0.0}  # only a start
+    )
     update: dict[str, Any] = {"attention": attention}
     if moe is not None:
         shared = (moe.shared_hidden or moe.expert_hidden) if moe.shared_experts else None

@@ -122,7 +122,8 @@ def _read(
             tensor = torch.empty(entry.shape, dtype=torch.float32 if entry.float32 else dtype or kept)
             for piece in entry.pieces:
                 first, last = piece.rows or (0, piece.source_shape[0])
-                tensor[piece.at].copy_(read(piece.source)[first:last])
+                into = tensor[piece.at]
+                into.copy_(read(piece.source)[first:last].view(into.shape))
             yield entry.name, tensor
 
 
@@ -148,7 +149,7 @@ def _sources(layout: TensorMap) -> dict[str, list[tuple[Entry, Piece]]]:
 def _gather(pieces: list[tuple[Entry, Piece]], state: Mapping[str, Tensor]) -> Tensor:
     parts = [state[entry.name].detach()[piece.at] for entry, piece in pieces]
     whole = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return whole.cpu().contiguous()
+    return whole.reshape(pieces[0][1].source_shape).cpu().contiguous()
 
 
 def _shards(layout: TensorMap, state: Mapping[str, Tensor], shard_bytes: int) -> list[list[tuple[str, int]]]:

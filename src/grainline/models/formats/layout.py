@@ -7,7 +7,7 @@ theirs (q, k and v of a fused projection).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from grainline.documents import ModelConfig
@@ -17,7 +17,9 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Piece:
-    """One tensor of the folder, or some rows of it, and where it lies in ours."""
+    """One tensor of the folder, or some rows of it, and where it lies in ours: the same values in order, whatever the
+    dims.
+    """
 
     source: str
     source_shape: Shape
@@ -82,6 +84,7 @@ class Names:
     expert_up: str = "up_proj"
     expert_down: str = "down_proj"
     shared: str = "shared_experts."
+    fused_experts: tuple[str, str] | None = None  # one tensor for all gates and ups, and one for all downs
     mtp_norm: str = ""
     mtp_copies: tuple[str, str] | None = None  # the MTP layer's copies of the embedding and the head
 
@@ -90,6 +93,10 @@ def tensor_map(config: ModelConfig, names: Names) -> TensorMap:
     """Every tensor of a model of this config, in the order of the layers."""
     D, V = config.hidden_size, config.vocab_size
     entries = [_whole("embedding.weight", names.embedding, (V, D))]
+    if config.residual_scaling:
+        entries += _vectors(
+            "embedding_scaling.", "model.input_hidden_states_", {"scale_D": "scale", "bias_D": "bias"}, D
+        )
     for i in range(config.layers):
         entries += _block(config, names, i, f"blocks.{i}.")
     entries.append(_whole("norm.weight", names.norm, (D,)))
@@ -118,11 +125,13 @@ def _block(config: ModelConfig, names: Names, i: int, ours: str) -> Iterator[Ent
     D = config.hidden_size
     layer = names.layer.format(i=i)
     yield _whole(f"{ours}attention_norm.weight", layer + names.attention_norm, (D,))
-    attention = _mla if config.attention.kind == "mla" else _gqa
-    yield from attention(config, names, f"{ours}attention.", layer + names.attention)
+    yield from _ATTENTIONS[config.attention.kind](config, names, f"{ours}attention.", layer + names.attention)
     yield _whole(f"{ours}ffn_norm.weight", layer + names.ffn_norm, (D,))
+    if config.residual_scaling:
+        for part, theirs in (("attention", "attention"), ("ffn", "mlp")):
+            yield from _vectors(f"{ours}{part}_scaling.", f"{layer}post_{theirs}_residual_scale.", _SCALING, D)
     if config.is_sparse(i):
-        yield from _moe(config, names, f"{ours}ffn.", layer + names.moe)
+        yield from _moe(config, names, i, f"{ours}ffn.", layer + names.moe)
     else:
         prefix = layer + names.ffn
         yield from _swiglu(
@@ -165,23 +174,84 @@ def _mla(config: ModelConfig, names: Names, ours: str, theirs: str) -> Iterator[
     yield from _linear(f"{ours}o", f"{theirs}{names.o}", (D, a.heads * a.value_dim), a.output_bias)
 
 
-def _moe(config: ModelConfig, names: Names, ours: str, theirs: str) -> Iterator[Entry]:
+def _cca(config: ModelConfig, names: Names, ours: str, theirs: str) -> Iterator[Entry]:
+    D, a = config.hidden_size, config.attention
+    projection, channels = f"{theirs}qkv_proj.", a.conv_channels
+    q_rows, kv_rows, (of_channel, of_head) = a.heads * a.head_dim, a.key_value_heads * a.head_dim, a.conv_kernels
+    rows = (("q", "q_proj", q_rows), ("k", "k_proj", kv_rows))
+    rows += (("v", "v_proj_current", kv_rows // 2), ("v_before", "v_proj_delayed", kv_rows // 2))
+    for part, name, size in rows:
+        yield from _linear(f"{ours}{part}", projection + name, (size, D), a.bias)
+    depthwise, grouped = f"{projection}conv_qk_depthwise.", f"{projection}conv_qk_grouped."
+    piece = Piece(f"{depthwise}weight", (channels, 1, of_channel))
+    yield Entry(f"{ours}depthwise_CK", (channels, of_channel), (piece,))
+    yield _whole(f"{ours}depthwise_bias_C", f"{depthwise}bias", (channels,))
+    piece = Piece(f"{grouped}weight", (channels, a.head_dim, of_head))
+    shape = (channels // a.head_dim, a.head_dim, a.head_dim * of_head)
+    yield Entry(f"{ours}grouped_Nhx", shape, (piece,))
+    yield _whole(f"{ours}grouped_bias_C", f"{grouped}bias", (channels,))
+    yield _whole(f"{ours}temperature_G", f"{theirs}qk_norm.temp", (a.key_value_heads,))
+    yield from _linear(f"{ours}o", f"{theirs}{names.o}", (D, q_rows), a.output_bias)
+
+
+_ATTENTIONS = {"gqa": _gqa, "mla": _mla, "cca": _cca}
+
+_SCALING = {
+    "added_scale_D": "hidden_states_scale",
+    "added_bias_D": "hidden_states_bias",
+    "stream_scale_D": "residual_scale",
+    "stream_bias_D": "residual_bias",
+}
+
+
+def _vectors(ours: str, theirs: str, names: Mapping[str, str], size: int) -> Iterator[Entry]:
+    for name, source in names.items():
+        yield _whole(ours + name, theirs + source, (size,))
+
+
+def _depth_averaged(config: ModelConfig, layer: int, ours: str, theirs: str) -> Iterator[Entry]:
+    moe = config.moe
+    assert moe is not None
+    assert moe.router_hidden is not None
+    R = moe.router_hidden
+    yield from _linear(f"{ours}down", f"{theirs}down_proj", (R, config.hidden_size), True)
+    if config.takes_carry(layer):
+        yield _whole(f"{ours}gamma_R", f"{theirs}router_states_scale", (R,))
+    yield _whole(f"{ours}norm.weight", f"{theirs}router_mlp.norm.weight", (R,))
+    yield from _linear(f"{ours}first", f"{theirs}router_mlp.fc1", (R, R), True)
+    yield from _linear(f"{ours}second", f"{theirs}router_mlp.fc2", (R, R), True)
+    yield _whole(f"{ours}weight_ED", f"{theirs}router_mlp.out_proj.weight", (moe.choices, R))
+
+
+def _moe(config: ModelConfig, names: Names, layer: int, ours: str, theirs: str) -> Iterator[Entry]:
     D, moe = config.hidden_size, config.moe
     assert moe is not None, "only sparse layers come here"
     E, F = moe.experts, moe.expert_hidden
-    yield _whole(f"{ours}router.weight_ED", theirs + names.router, (E, D))
+    if moe.router == "depth-averaged":
+        yield from _depth_averaged(config, layer, f"{ours}router.", theirs + names.router)
+    else:
+        yield _whole(f"{ours}router.weight_ED", theirs + names.router, (moe.choices, D))
     if moe.bias_balanced:
-        yield _whole(f"{ours}router.bias_E", theirs + names.router_bias, (E,), float32=True)
-    expert = [theirs + names.experts.format(j=j) for j in range(E)]
-    halves = (names.expert_gate, names.expert_up)
-    w13 = [Piece(f"{expert[j]}{half}.weight", (F, D), at=(j, k)) for j in range(E) for k, half in enumerate(halves)]
-    yield Entry(f"{ours}experts.w13_E2FD", (E, 2, F, D), tuple(w13))
-    w2 = [Piece(f"{expert[j]}{names.expert_down}.weight", (D, F), at=(j,)) for j in range(E)]
-    yield Entry(f"{ours}experts.w2_EDF", (E, D, F), tuple(w2))
+        yield _whole(f"{ours}router.bias_E", theirs + names.router_bias, (moe.choices,), float32=True)
+    yield from _experts(names, f"{ours}experts.", theirs, E, F, D)
     if moe.shared_width:
         shared = theirs + names.shared
         gate, up, down = shared + names.gate, shared + names.up, shared + names.down
         yield from _swiglu(f"{ours}shared.", gate, up, down, D, moe.shared_width)
+
+
+def _experts(names: Names, ours: str, theirs: str, E: int, F: int, D: int) -> Iterator[Entry]:
+    if names.fused_experts:
+        w13, w2 = names.fused_experts
+        yield Entry(f"{ours}w13_E2FD", (E, 2, F, D), (Piece(theirs + w13, (E, 2 * F, D)),))
+        yield _whole(f"{ours}w2_EDF", theirs + w2, (E, D, F))
+        return
+    expert = [theirs + names.experts.format(j=j) for j in range(E)]
+    halves = (names.expert_gate, names.expert_up)
+    pieces = [Piece(f"{expert[j]}{half}.weight", (F, D), at=(j, k)) for j in range(E) for k, half in enumerate(halves)]
+    yield Entry(f"{ours}w13_E2FD", (E, 2, F, D), tuple(pieces))
+    pieces = [Piece(f"{expert[j]}{names.expert_down}.weight", (D, F), at=(j,)) for j in range(E)]
+    yield Entry(f"{ours}w2_EDF", (E, D, F), tuple(pieces))
 
 
 def _swiglu(ours: str, gate: str, up: str, down: str, D: int, F: int) -> Iterator[Entry]:

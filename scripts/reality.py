@@ -1,6 +1,6 @@
 """The documentation's table of the simulator against reality, from what `benchmarks/bench_reality.py` has kept.
 
-mkdocs calls `on_page_markdown` (hooks in mkdocs.yml): ``<!-- simulator against reality -->``.
+mkdocs calls `on_page_markdown` (hooks in mkdocs.yml), for marks such as ``<!-- simulator against reality -->``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "reality.json"
-MARK = "<!-- simulator against reality -->"
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+MARKS = {
+    "<!-- simulator against reality -->": "reality.json",
+    "<!-- simulator against reality, unseen -->": "reality_unseen.json",
+}
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """mkdocs' hook: the page with its mark replaced."""
-    return markdown.replace(MARK, table(json.loads(RESULT.read_text()))) if MARK in markdown else markdown
+    """mkdocs' hook: the page with its marks replaced."""
+    for mark, file in MARKS.items():
+        if mark in markdown:
+            markdown = markdown.replace(mark, table(json.loads((RESULTS / file).read_text())))
+    return markdown
 
 
 def table(found: Mapping[str, Any]) -> str:

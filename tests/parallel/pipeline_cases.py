@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -73,6 +74,7 @@ class Case:
     compute: torch.dtype | None = None  # what activations are; default: as parameters
     paths: tuple[tuple[tuple[int, int], ...], ...] | None = None
     replicas: int = 1
+    backwards: Literal["planned", "arrival"] = "planned"
 
     def made(self, ranks: int) -> Schedule:
         """The schedule, with its messages."""
@@ -139,6 +141,12 @@ def _cases(ranks: int) -> dict[str, Case]:
         "posted early": Case("interleaved", lookahead=3),
         "reduced in the list": Case("1f1b", "dense-tied", end=lambda s: add_update(s, tied={0: s.stages - 1})),
         "one micro-batch": Case("1f1b", microbatches=1),
+        "as they arrive": Case("1f1b", "mla-tied", backwards="arrival"),
+        "as they arrive, interleaved": Case("interleaved", backwards="arrival", microbatches=2 * ranks),
+        "as they arrive, split": Case("zb-h1", backwards="arrival"),
+        "as they arrive, recomputed": Case(
+            "gpipe", backwards="arrival", change=lambda s: with_recompute(s, "except_last")
+        ),
     }
     return found
 
@@ -165,7 +173,7 @@ TWO = _cases(2) | {
 FOUR = {
     name: case
     for name, case in _cases(4).items()
-    if name in {"gpipe", "1f1b", "interleaved", "zb-v", "dualpipe-v", "mla, tied, mtp", "recomputed"}
+    if name in {"gpipe", "1f1b", "interleaved", "zb-v", "dualpipe-v", "mla, tied, mtp", "recomputed", "as they arrive"}
 } | {
     "two replicas": Case("1f1b", "mla-tied", replicas=2),
     "two replicas, reduced in the list": Case(

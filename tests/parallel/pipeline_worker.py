@@ -61,7 +61,9 @@ def check(case: Case, world: int) -> dict[str, Any]:
     part = build(MODELS[case.model], dtype=case.dtype, seed=3, cells=held)
     nudge(part)
     part.compute_dtype, part.recompute = case.compute or case.dtype, case.recompute
-    runtime = connection.runtime(schedule, stages, part, loss=LOSS, batch_tokens=case.batch_tokens)
+    runtime = connection.runtime(
+        schedule, stages, part, loss=LOSS, batch_tokens=case.batch_tokens, backwards=case.backwards
+    )
     ids = [[row.roll(7 * replica, 1) for row in case.ids()] for replica in range(case.replicas)]
     batches = [case.batch(ids_BS1) for ids_BS1 in ids[connection.replica]]
     for _ in range(2):  # the second step must find nothing left of the first

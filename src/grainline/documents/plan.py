@@ -48,6 +48,10 @@ class Pipeline(Part):
         description="with paths: planned seconds at which each forward of a micro-batch starts, then each backward "
         "from the last hop to the first; ranks keep to this order",
     )
+    backwards: Literal["planned", "arrival"] = Field(
+        "planned",
+        description="arrival: rather than wait for a gradient a rank takes another that is here; see --timeline",
+    )
     gradient_mean: Literal["visits", "all"] = Field(
         "visits",
         description="with paths: a stage's gradient is the mean over the micro-batches that visited it, or over all",

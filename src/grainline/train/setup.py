@@ -169,7 +169,15 @@ def _pipelined(
         passes = vocabulary_passes(connection, model, pipeline.algorithm, loss=loss, batch_tokens=batch_tokens)
         split = SplitTables.of(connection, model.config.vocab_size)
     training, evaluation = (
-        connection.runtime(schedule, pipeline.stages, model, loss=loss, batch_tokens=batch_tokens, passes=passes)
+        connection.runtime(
+            schedule,
+            pipeline.stages,
+            model,
+            loss=loss,
+            batch_tokens=batch_tokens,
+            passes=passes,
+            backwards=pipeline.backwards,
+        )
         for schedule in (pipeline.training, pipeline.evaluation)
     )
     remark = pipeline.remark

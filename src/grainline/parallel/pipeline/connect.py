@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
+from grainline.documents import GrainlineError
 from grainline.documents.recipe import Loss
 from grainline.models.model import Model
 from grainline.parallel.pipeline.boundary import Cells, check_cells, check_paths
@@ -91,11 +92,17 @@ class Connection:
         loss: Loss,
         batch_tokens: int,
         passes: Passes | None = None,
+        backwards: Literal["planned", "arrival"] = "planned",
     ) -> PipelineRuntime:
         """A runtime of this rank. `schedule` has its messages; `stages` are the cells of all stages, by number.
 
-        Raises GrainlineError where stages or paths don't make up the model.
+        Raises GrainlineError where stages or paths don't make up the model, or backwards can't come as they arrive.
         """
+        if backwards == "arrival" and (passes is not None or self.device.type == "cuda"):
+            raise GrainlineError(
+                "pipeline.backwards = 'arrival' works neither with vocabulary passes, whose order is one for all, nor "
+                "over NCCL, whose messages come in the order of the lists. Leave it out."
+            )
         if passes is None:
             check_cells(model.config, stages)
         check_paths(schedule, stages)
@@ -109,10 +116,11 @@ class Connection:
             loss=loss,
             batch_tokens=batch_tokens,
             device=self.device,
-            dtype=model.dtype,
+            dtype=model.stream_dtype,
             shared=self.shared(schedule, stages, model, () if passes is None else passes.own_modules),
             passes=passes,
             timeout_seconds=self.timeout_seconds,
+            backwards=backwards,
         )
 
     @cached_property

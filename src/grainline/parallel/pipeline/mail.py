@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grainline.parallel.pipeline.failure import Watch
 from grainline.parallel.pipeline.record import Span
-from grainline.parallel.pipeline.transport import Message, Pending, Transport
+from grainline.parallel.pipeline.transport import Message, Pending, Transport, Watched
 from grainline.schedule import Action, Kind, Schedule
 from grainline.schedule.actions import RECEIVES, SENDS
 
@@ -23,6 +23,11 @@ class Arrival:
     tensors: Sequence[Tensor]
     pending: Sequence[Pending] = ()
     action: Action | None = None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether nothing need be waited for, as far as that can be told: of what is watched, or was made here."""
+        return all(isinstance(pending, Watched) and pending.is_done for pending in self.pending)
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Mail:
     transport: Transport
     watch: Watch
     timeout_seconds: float
+    keeps_order: bool = True  # backwards are in the list's order, on all ranks
     taken: list[Span] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -78,7 +84,10 @@ class Mail:
 
     def receive(self, action: Action, into: Sequence[Tensor]) -> Arrival:
         """Post a receive."""
-        return Arrival(into, self.transport.receive(self._message[action], into), action)
+        pending: Sequence[Pending] = self.transport.receive(self._message[action], into)
+        if not self.keeps_order and action.kind is Kind.RECV_B:
+            pending = [Watched(one) for one in pending]
+        return Arrival(into, pending, action)
 
     def take(self, arrival: Arrival, wanted_by: Action) -> tuple[Tensor, ...]:
         """Wait until tensors have come. Raises PipelineError where they don't."""
@@ -93,6 +102,8 @@ class Mail:
 
     def _let_go(self, received: Action) -> None:
         """What the peer had used before it sent this has gone: its tensors needn't be kept any more."""
+        if not self.keeps_order:
+            return
         at = self._sent_at[self._message[received]]
         kept = []
         for sent in self._sending.get(received.peer, ()):

@@ -30,6 +30,7 @@ class ResolvedPipeline:
     stages: tuple[Cells, ...]
     algorithm: Algorithm | None = None
     gradient_mean: Literal["visits", "all"] = "visits"
+    backwards: Literal["planned", "arrival"] = "planned"
 
     def cells_of(self, rank: int) -> Cells:
         """Those that a rank must hold."""
@@ -62,7 +63,7 @@ def resolve(found: Resolved, config: ModelConfig) -> ResolvedPipeline:
     evaluation = add_messages(evaluation)
     _check(found.schedule, forward_only=False)
     _check(evaluation, forward_only=True)
-    return ResolvedPipeline(found.schedule, evaluation, stages, algorithm, mean)
+    return ResolvedPipeline(found.schedule, evaluation, stages, algorithm, mean, found.pipeline.backwards)
 
 
 def _check(schedule: Schedule, *, forward_only: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -39,6 +40,9 @@ def messages_of(actions: Sequence[Sequence[Action]]) -> list[Message]:
     return sorted(found, key=lambda m: (m.microbatch, not m.forward, m.source, m.to, m.source_stage, m.to_stage))
 
 
+LONGEST = timedelta(days=1)
+"""Of a step: whoever wants a message has a patience of its own."""
+
 Channel = tuple[bool, int, int]
 """Forward or not, source, receiver: messages that NCCL keeps in order."""
 
@@ -49,6 +53,34 @@ class Pending(Protocol):
     def wait(self, timeout: timedelta) -> object:
         """Until it is there, or away; raises RuntimeError if that takes too long or the other end is gone."""
         ...
+
+
+class Watched:
+    """A message of which can be asked whether it is here; gloo can only be waited for, so a thread does."""
+
+    def __init__(self, pending: Pending) -> None:
+        self._pending, self._done = pending, threading.Event()
+        self._error: RuntimeError | None = None
+        threading.Thread(target=self._watch, daemon=True).start()  # it must not keep a process that gives up
+
+    def _watch(self) -> None:
+        try:
+            self._pending.wait(LONGEST)
+        except RuntimeError as error:
+            self._error = error
+        self._done.set()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is here, or can't come any more."""
+        return self._done.is_set()
+
+    def wait(self, timeout: timedelta) -> None:
+        """See `Pending`."""
+        if not self._done.wait(timeout.total_seconds()):
+            raise RuntimeError("timed out")
+        if self._error is not None:
+            raise self._error
 
 
 class Transport(Protocol):

@@ -87,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # tyro's way out: 0 after --help, 2 after a wrong argument
         return stop.code if isinstance(stop.code, int) else OK
     except KeyboardInterrupt:
-        print("\nInterrupted.", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # the first of several processes speaks for all
+            print("\nInterrupted.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has left: say nothing, also not while Python flushes at exit.

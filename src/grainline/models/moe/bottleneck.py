@@ -1,7 +1,8 @@
 """Experts behind a bottleneck: tokens descend to R dims, go to experts of that width, and their sums ascend again.
 
 BigMac (arXiv 2502.16927, section 3): descending once before the dispatch and ascending once after the combine gives the
-numbers of doing both inside each expert, as both are linear, and what travels is R wide instead of D.
+numbers of doing both inside each expert, as both are linear, and what travels is R wide instead of D. The router and
+what stands beside the experts (shared ones, costless ones) see the whole token.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from grainline.models.layers import Linear
 
 
 class Bottleneck(nn.Module):
-    """The two projections of a layer."""
+    """The two projections of a layer: dense weights that every rank has. No norm lies between, as in the paper."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -28,6 +29,6 @@ class Bottleneck(nn.Module):
         return out
 
     def ascend(self, x_TR: Tensor) -> Tensor:
-        """[T, R] → [T, D]."""
+        """[T, R] → [T, D], after the scores: once a token, not once a choice."""
         out: Tensor = self.up(x_TR)
         return out

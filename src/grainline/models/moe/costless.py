@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from grainline.documents import ModelConfig
 from grainline.models.moe.seams import Routing
@@ -29,26 +30,31 @@ class CostlessExperts(nn.Module):
         self.vector_JD = nn.Parameter(torch.empty(moe.constant, size)) if moe.constant else None
 
     def forward(self, x_TD: Tensor, routing: Routing) -> tuple[Tensor, Routing]:
-        """Their part of the output [T, D], and what is left for the experts with weights."""
+        """Their part of the output [T, D], and what is left for the experts with weights.
+
+        Σ score · expert(x) is a multiple of x, and a sum of few vectors v: no row is gathered.
+        """
         expert_N, unit_N, score_N = routing.expert_N, routing.unit_N, routing.score_N
         copied_N = (expert_N >= self.first_copy) & (expert_N < self.first_constant)
-        of_x_T = score_N.new_zeros(x_TD.shape[0]).index_add(0, unit_N[copied_N], score_N[copied_N])
-        added_TD = None
+        times_T = score_N.new_zeros(len(x_TD)).index_add(0, unit_N[copied_N], score_N[copied_N])
+        vectors_TD = None
         if self.weight_J2D is not None and self.vector_JD is not None:
-            constant_N = expert_N >= self.first_constant
-            place_N = unit_N[constant_N] * self.constants + expert_N[constant_N] - self.first_constant
-            score_TJ = score_N.new_zeros(x_TD.shape[0] * self.constants).index_add(0, place_N, score_N[constant_N])
-            score_TJ = score_TJ.view(-1, self.constants)
-            mix_TJ2 = torch.einsum("td,jad->tja", x_TD, self.weight_J2D.to(x_TD.dtype)).to(score_TJ.dtype).softmax(-1)
-            of_x_T = of_x_T + (score_TJ * mix_TJ2[..., 0]).sum(-1)
-            added_TD = (score_TJ * mix_TJ2[..., 1]).to(x_TD.dtype) @ self.vector_JD.to(x_TD.dtype)
-        out_TD = of_x_T.unsqueeze(-1).to(x_TD.dtype) * x_TD
-        left_N = expert_N < self.pool
-        left = replace(
-            routing,
-            unit_N=unit_N[left_N],
-            expert_N=expert_N[left_N],
-            score_N=score_N[left_N],
-            counts_E=routing.counts_E[: self.pool],
-        )
-        return out_TD if added_TD is None else out_TD + added_TD, left
+            score_TJ = self._scores_of_constants(len(x_TD), routing)
+            logits_TX = linear(x_TD, self.weight_J2D.flatten(0, 1).to(x_TD.dtype))
+            mix_TJ2 = logits_TX.to(score_N.dtype).unflatten(1, (self.constants, 2)).softmax(-1)
+            times_T = times_T + (score_TJ * mix_TJ2[..., 0]).sum(-1)
+            vectors_TD = (score_TJ * mix_TJ2[..., 1]).to(x_TD.dtype) @ self.vector_JD.to(x_TD.dtype)
+        out_TD = times_T.unsqueeze(-1).to(x_TD.dtype) * x_TD
+        return out_TD if vectors_TD is None else out_TD + vectors_TD, self._others(routing)
+
+    def _scores_of_constants(self, tokens: int, routing: Routing) -> Tensor:
+        mine_N = routing.expert_N >= self.first_constant
+        place_N = routing.unit_N[mine_N] * self.constants + routing.expert_N[mine_N] - self.first_constant
+        score_N = routing.score_N[mine_N]
+        return score_N.new_zeros(tokens * self.constants).index_add(0, place_N, score_N).view(tokens, self.constants)
+
+    def _others(self, routing: Routing) -> Routing:
+        kept_N = routing.expert_N < self.pool
+        unit_N, expert_N, score_N = (t[kept_N] for t in (routing.unit_N, routing.expert_N, routing.score_N))
+        counts_E = routing.counts_E[: self.pool]
+        return replace(routing, unit_N=unit_N, expert_N=expert_N, score_N=score_N, counts_E=counts_E)

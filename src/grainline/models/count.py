@@ -11,6 +11,7 @@ from grainline.documents import ModelConfig
 class Parameters:
     """Parameter counts. `active`: what one token uses, the embedding table included; buffers are not counted.
 
+    Where some experts are costless a token uses fewer of the others: so many on average, with loads as `tau` has them.
     MTP is extra, as the reports count it: it isn't part of `total` and `active`.
     """
 
@@ -46,22 +47,33 @@ def attention_parameters(config: ModelConfig) -> int:
 
 
 def ffn_parameters(config: ModelConfig, layer: int) -> tuple[int, int]:
-    """(total, active) of one layer's FFN, router included."""
+    """(total, active) of one layer's FFN, router included; of experts that layers share, its own number."""
     if not config.is_sparse(layer) or config.moe is None:
         dense = 3 * config.hidden_size * config.ffn_hidden
         return dense, dense
-    moe, size = config.moe, config.hidden_size
-    expert = 3 * (moe.latent or size) * moe.expert_hidden
+    moe, size, expert = config.moe, config.hidden_size, expert_parameters(config)
     always = 3 * size * moe.shared_width + router_parameters(config, layer)
     always += 3 * size * moe.constant + 2 * size * (moe.latent or 0)
-    return always + moe.experts * expert, always + moe.top_k * expert
+    return always + moe.experts * expert, always + round(moe.top_k * moe.ffn_share * expert)
+
+
+def expert_parameters(config: ModelConfig) -> int:
+    """Of one routed expert."""
+    assert config.moe is not None
+    return 3 * (config.moe.latent or config.hidden_size) * config.moe.expert_hidden
+
+
+def touched_experts(experts: int, top_k: int, tokens: float) -> float:
+    """Different experts that so many tokens choose, on average, where each chooses evenly: E·(1 − (1 − K/E)^T)."""
+    return experts * (1 - (1 - top_k / experts) ** tokens)
 
 
 def router_parameters(config: ModelConfig, layer: int) -> int:
     """Of one layer's router."""
     moe = config.moe
     assert moe is not None
-    return moe.choices * config.hidden_size
+    residual = moe.choices**2 if moe.router == "gating-residual" and config.takes_carry(layer) else 0
+    return moe.choices * config.hidden_size + residual
 
 
 def parameters(config: ModelConfig) -> Parameters:

@@ -23,6 +23,14 @@ from grainline.schedule.table import SCHEDULES, make_schedule
 VOCABULARY, LENGTH, ROWS = 64, 12, 3
 LOSS = Loss(z_loss=1e-2, balance_loss=1e-1, mtp_weight=0.3, mtp_every=2)
 
+
+def shared_experts() -> ModelConfig:
+    """The dial's model, with its three layers of experts as one bank."""
+    config = config_for_depth(3, vocab_size=VOCABULARY, max_positions=64)
+    assert config.moe is not None
+    return config.model_copy(update={"moe": config.moe.model_copy(update={"experts": 4, "top_k": 2, "reuse": 3})})
+
+
 MODELS = {
     # Grouped-query attention, experts, a balancing bias, MTP.
     "ling": config_for_depth(3, vocab_size=VOCABULARY, max_positions=64),
@@ -38,6 +46,8 @@ MODELS = {
         attention=Attention(kind="mla", heads=3, head_dim=8, q_rank=12, kv_rank=10, rope_dim=4, value_dim=6, bias=True),
         moe=Moe(experts=4, top_k=2, expert_hidden=8, shared_experts=1, dense_layers=(0,)),
     ),
+    # Experts that two blocks and MTP share: in all stages.
+    "shared-experts": shared_experts(),
     # Nothing but dense blocks, with a window, biases, and a head tied to the embedding.
     "dense-tied": ModelConfig(
         vocab_size=VOCABULARY,
@@ -133,6 +143,8 @@ def _cases(ranks: int) -> dict[str, Case]:
         "dense, tied": Case("gpipe", "dense-tied", documents=True),
         "dense, split": Case("1f1b", "dense-tied", change=split_backward),
         "documents": Case("1f1b", documents=True),
+        "shared experts": Case("1f1b", "shared-experts"),
+        "shared experts, split": Case("zb-h1", "shared-experts"),
         "recomputed": Case("1f1b", change=lambda s: with_recompute(s, "always")),
         "recomputed, split": Case("zb-h1", change=lambda s: with_recompute(s, "except_last")),
         "offloaded": Case("gpipe", change=with_offload),

@@ -39,7 +39,8 @@ MLA = SPARSE.model_copy(
         ),
     }
 )
-CONFIGS = {"sparse": SPARSE, "dense": DENSE, "mla": MLA}
+SHARED = SPARSE.model_copy(update={"moe": SPARSE.moe and SPARSE.moe.model_copy(update={"reuse": 2})})
+CONFIGS = {"sparse": SPARSE, "dense": DENSE, "mla": MLA, "shared": SHARED}
 SPEED = Speed(1e12, 1e11, "made up")
 
 

@@ -106,6 +106,38 @@ class Loss(Part):
     bias_rate: float = Field(1e-3, ge=0, description="step of the router's selection bias, once per optimiser step")
 
 
+class Opening(Part):
+    """Which experts routers may choose among in training: progressive scaling routing (ReXMoE, arXiv 2510.17483).
+
+    From `open_from` on the number of open experts grows, from a layer's own to all of its pool at `open_until`; which
+    ones are open is drawn anew for each step. Validation and generation always choose among all.
+    """
+
+    opening: Literal["none", "linear", "stepwise"] = Field(
+        "none", description="how the number of open experts grows; stepwise: by a layer's own number at a time"
+    )
+    open_from: float = Field(0.21, ge=0, le=1, description="share of the steps after which it begins to grow …")
+    open_until: float = Field(0.63, ge=0, le=1, description="… and at which all are open")
+    open_share: float | None = Field(
+        None, gt=0, le=1, description="of the pool that is open at first; default: as many as a layer has of its own"
+    )
+    draw: Literal["layer", "local-first", "token"] = Field(
+        "layer", description="one draw per layer and step; local-first: a layer's own are open; token: one per position"
+    )
+    closed: Literal["score", "logit"] = Field(
+        "score", description="closed experts' scores are set to 0 and the others' stay; or their logits to −∞ before"
+    )
+    load: Literal["layer", "bank"] = Field(
+        "layer", description="what selection biases follow: a layer's choices, or those of all that share its experts"
+    )
+
+    @model_validator(mode="after")
+    def _begins_before_it_ends(self) -> Self:
+        if self.open_until < self.open_from:
+            raise ValueError(f"open_until {self.open_until} must not come before open_from {self.open_from}")
+        return self
+
+
 class Precision(Part):
     """Numbers used in matrix products; parameters and optimiser state are float32."""
 
@@ -154,6 +186,7 @@ class Recipe(Document):
     optimizer: Optimizer = Optimizer()
     learning_rate: LearningRate
     loss: Loss = Loss()
+    routing: Opening = Opening()
     precision: Precision = Precision()
     validation: Validation = Validation()
     checkpoint: Checkpoint = Checkpoint()

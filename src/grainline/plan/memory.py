@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from grainline.documents import ModelConfig
-from grainline.models.count import WIDTH, attention_matrices, attention_parameters, ffn_parameters
+from grainline.models.count import (
+    WIDTH,
+    attention_matrices,
+    attention_parameters,
+    expert_parameters,
+    ffn_parameters,
+    router_parameters,
+)
 from grainline.schedule.cells import Cell
 
 PARAMETER = 4  # bytes: parameters, their gradients and the optimiser's state are float32
@@ -122,10 +129,10 @@ def parameters_of(config: ModelConfig, cell: Cell) -> dict[str, int]:
         case "embedding":
             return {"embedding": table}
         case "dense" | "moe":
-            return {cell.name: _block_parameters(config, cell.layer)}
+            return {cell.name: _block_parameters(config, cell.layer)} | _bank(config, cell.layer)
         case "mtp":
             block = _block_parameters(config, config.layers) + 2 * size * size + 3 * size
-            return {"mtp": block, "norm": size, "embedding": table}
+            return {"mtp": block, "norm": size, "embedding": table} | _bank(config, config.layers)
         case "mtp_head":
             return head
     return head if config.mtp_depth else {"norm": size, **head}
@@ -162,15 +169,28 @@ def parameters_of_all(config: ModelConfig, cells: Iterable[Cell], *, tables: boo
 
 
 def _block_parameters(config: ModelConfig, layer: int) -> int:
-    return attention_parameters(config) + 2 * config.hidden_size + ffn_parameters(config, layer)[0]
+    """Of a block by itself: experts that it shares with others are their bank's."""
+    count = attention_parameters(config) + 2 * config.hidden_size + ffn_parameters(config, layer)[0]
+    return count - (config.moe.experts * expert_parameters(config) if config.moe and _bank(config, layer) else 0)
+
+
+def _bank(config: ModelConfig, layer: int) -> dict[str, int]:
+    """The experts that a layer shares with others, by the name of their bank."""
+    if config.moe is None or not config.banks or not config.is_sparse(layer):
+        return {}
+    return {f"bank.{config.expert_layers(layer)[0]}": config.moe.pool * expert_parameters(config)}
 
 
 def _copies(config: ModelConfig, layer: int, batch: MicroBatch) -> float:
     """Narrow copies of a block's matrices: autograd keeps them with each micro-batch. The router has none."""
     if not batch.casts:
         return 0.0
-    router = config.moe.experts * config.hidden_size if config.moe and config.is_sparse(layer) else 0
-    return batch.width * float(attention_matrices(config) + ffn_parameters(config, layer)[0] - router)
+    matrices = attention_matrices(config) + ffn_parameters(config, layer)[0]
+    if config.moe and config.is_sparse(layer):  # each layer makes its own copies of those that it shares
+        matrices += (config.moe.pool - config.moe.experts) * expert_parameters(config) - router_parameters(
+            config, layer
+        )
+    return batch.width * float(matrices)
 
 
 def _block(config: ModelConfig, layer: int, batch: MicroBatch) -> float:
@@ -200,7 +220,7 @@ def _ffn(config: ModelConfig, layer: int, batch: MicroBatch) -> float:
     if moe is None or not config.is_sparse(layer):
         return 4 * config.ffn_hidden * width
     # In float32: the input, where it was made wider; logits, scores, and what balance is measured by.
-    router = PARAMETER * (3 * moe.experts + (config.hidden_size if batch.casts else 0))
+    router = PARAMETER * (3 * moe.choices + (config.hidden_size if batch.casts else 0))
     places = (3 * INDEX + 3 * PARAMETER) * moe.top_k
     routed = moe.top_k * 2 * (config.hidden_size + moe.expert_hidden)
     return router + places + (routed + 4 * moe.shared_width) * width
@@ -221,4 +241,4 @@ def _products(config: ModelConfig, layer: int) -> float:
     if moe is None or not config.is_sparse(layer):
         return attention + 2 * size + 3 * config.ffn_hidden
     shared = 3 * moe.shared_width + size if moe.shared_experts else 0
-    return attention + size + moe.experts + moe.top_k * (2 * size + 3 * moe.expert_hidden) + shared
+    return attention + size + moe.choices + moe.top_k * (2 * size + 3 * moe.expert_hidden) + shared

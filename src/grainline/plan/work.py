@@ -168,11 +168,11 @@ def _experts(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
     moe, size, width = config.moe, config.hidden_size, batch.width
     assert moe is not None
     rows = tokens * moe.top_k
-    router = linear(tokens, size, moe.experts, batch, width=PARAMETER) + _passes(8 * tokens * moe.experts * PARAMETER)
+    router = linear(tokens, size, moe.choices, batch, width=PARAMETER) + _passes(8 * tokens * moe.choices * PARAMETER)
     sorted_in = _passes(2 * rows * size * width)
     # Rows times scores, added up over a token's experts; backward gathers, multiplies, and dots with the rows.
     combined = _passes((4 * rows + tokens) * size * width, 6 * rows * size * width)
-    experts = _swiglu(rows, size, moe.expert_hidden, batch, moe.experts)
+    experts = _swiglu(rows, size, moe.expert_hidden, batch, moe.pool)
     shared = _swiglu(tokens, size, moe.shared_width, batch) if moe.shared_experts else Passes()
     return router + sorted_in + experts + combined + shared
 

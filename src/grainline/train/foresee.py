@@ -9,6 +9,7 @@ from grainline.hardware import look
 from grainline.models import formats
 from grainline.models.dial import config_for_depth
 from grainline.models.locate import load_config, locate
+from grainline.models.moe.progressive import check_opening
 from grainline.parallel import Ranks
 from grainline.parallel.pipeline.resolve import resolve
 from grainline.train.lay_out import lay_out
@@ -21,12 +22,13 @@ def foreseen_model(recipe: Recipe) -> ModelConfig:
     """
     choice, length, tokens = recipe.model, recipe.data.sequence_length, _foreseen_tokens(recipe)
     if choice.depth is not None:
-        return config_for_depth(choice.depth, tokens or recipe.data.vocab_size, length)
-    if choice.pretrained is not None:
-        config: ModelConfig | None = load_config(choice.pretrained)
+        config: ModelConfig | None = config_for_depth(choice.depth, tokens or recipe.data.vocab_size, length)
+    elif choice.pretrained is not None:
+        config = load_config(choice.pretrained)
     else:
         config = ModelConfig.load(choice.config_file) if choice.config_file is not None else choice.config
     assert config is not None
+    check_opening(recipe, config)
     check_sizes(config, length, tokens)
     formats.config_to_hf(config)
     return config

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grainline.models.moe import Moment, imbalance
+from grainline.models.moe import Moment, costless_share, imbalance
+from grainline.models.moe.progressive import balanced_loads
 from grainline.train.batches import sequences_of
 from grainline.train.checkpoint import CheckpointWriter
 from grainline.train.files import RunFolder
@@ -98,14 +99,16 @@ class Loop:
         start, step = time.perf_counter(), self.state.step + 1
         totals = self._gradients(step)
         grad_norm = setup.work.clip(recipe.optimizer.clip_norm)
-        trouble = self.guard.check(totals.loss, grad_norm)
+        routers = dict(zip(setup.router_names, totals.entropy_L.tolist(), strict=True))
+        trouble = self.guard.check(totals.loss, grad_norm, routers)
         if trouble:
             self._give_up(step, trouble, totals.loss, grad_norm)
         rate = recipe.learning_rate.peak * factor(recipe.learning_rate, step, recipe.training.steps)
         setup.optimizer.step(rate)
         setup.optimizer.zero_grad()
         if totals.counts_LE.numel():
-            setup.work.balance(totals.counts_LE, recipe.loss.bias_rate)
+            loads_LE = balanced_loads(setup.model.config, totals.counts_LE, self._moment(step))
+            setup.work.balance(loads_LE, recipe.loss.bias_rate)
         self.state.step, self.state.loss = step, totals.loss
         self.state.tokens += totals.tokens
         seconds = time.perf_counter() - start
@@ -113,10 +116,8 @@ class Loop:
 
     def _gradients(self, step: int) -> Totals:
         """Forward and backward over the step; the batch's gradients stay in the parameters."""
-        setup = self.setup
-        recipe, layers = setup.recipe, setup.sparse_layers
-        moment = Moment(True, (step - 1) / recipe.training.steps, recipe.seed * SEEDS_APART + step)
-        with setup.model.at(moment):
+        setup, layers = self.setup, self.setup.sparse_layers
+        with setup.model.at(self._moment(step)):
             local = setup.work.gradients(step)
         flag = torch.tensor([self.stop.wanted or self.writer.has_failed], dtype=torch.float64)
         counted = (local.losses, flag, local.entropy_L, local.counts_LE.double().flatten())
@@ -131,6 +132,13 @@ class Loop:
             entropy_L=everything[7 : 7 + layers] / tokens,
             counts_LE=everything[7 + layers :].view(layers, setup.experts),
             someone_stops=stops > 0,
+        )
+
+    def _moment(self, step: int) -> Moment:
+        """When step number `step`, from 1, is taken."""
+        recipe = self.setup.recipe
+        return Moment(
+            True, (step - 1) / recipe.training.steps, recipe.seed * SEEDS_APART + step, opening=recipe.routing
         )
 
     def _line(self, totals: Totals, rate: float, grad_norm: float, seconds: float) -> dict[str, Any]:
@@ -151,9 +159,12 @@ class Loop:
             "step_seconds": seconds,
             "memory_bytes": peak_memory_bytes(setup.ranks.device),
         }
-        if totals.counts_LE.numel():
-            line["imbalance"] = imbalance(totals.counts_LE).tolist()
+        moe = setup.model.config.moe
+        if moe is not None and totals.counts_LE.numel():
+            line["imbalance"] = imbalance(totals.counts_LE[:, : moe.pool]).tolist()
             line["entropy"] = totals.entropy_L.tolist()
+            if moe.costless:
+                line["costless"] = costless_share(totals.counts_LE, moe.pool).tolist()
             if keeps_loads(step, setup.recipe.training.steps, setup.recipe.logging.every):
                 line["loads"] = totals.counts_LE.long().tolist()
         return line

@@ -56,6 +56,12 @@ class Setup:
         return len(self.model.config.sparse_layers)
 
     @property
+    def router_names(self) -> tuple[str, ...]:
+        """Those rows, for people; layers count from 0, as in the names of tensors."""
+        config = self.model.config
+        return tuple(f"layer {i}" if i < config.layers else "the MTP layer" for i in config.sparse_layers)
+
+    @property
     def experts(self) -> int:
         """Columns of a step's expert counts."""
         moe = self.model.config.moe
@@ -127,7 +133,7 @@ def set_up(
         objective = _objective(recipe, model, bos_token_id)
         sharded = is_sharded(plan, ranks)
         if sharded:
-            shard(objective, blocks, ranks)
+            shard(objective, blocks, ranks, model.banks.values() if model.config.banks else ())
         work = SharedOut(objective, ranks, train, recipe.batch_sequences, micro_batch_sequences, sharded)
     return Setup(
         recipe=recipe,

@@ -7,6 +7,12 @@ from typing import Protocol
 
 from torch import Tensor
 
+from grainline.documents.moe import Moe
+from grainline.documents.recipe import Opening
+
+ALL_OPEN = Opening()
+"""Every expert may be chosen."""
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -15,6 +21,7 @@ class Moment:
     training: bool = False
     progress: float = 1.0  # share of the training steps that are done
     seed: int = 0  # of draws: the run's and the step's, alike on all ranks
+    opening: Opening = ALL_OPEN  # which experts are open; see `progressive`
 
 
 AT_REST = Moment()
@@ -53,6 +60,7 @@ class Routed:
 class Router(Protocol):
     """Token states → who goes where."""
 
+    moe: Moe
     bias_E: Tensor | None  # added to scores where experts are chosen, and stepped towards even load; see `balance`
 
     def __call__(

@@ -78,6 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done. 1: the answer is no, or grainline failed. 2: something the person can mend. 130: interrupted by Ctrl-C.
     """
     share_cores()
+    if "GRAINLINE_PARENT_PIPE" in os.environ:
+        from grainline.cli.spawn import end_with_parent
+
+        end_with_parent()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _dispatch(arguments)

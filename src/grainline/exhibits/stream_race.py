@@ -121,7 +121,7 @@ def both_stores(policy: Policy) -> tuple[Store, ...]:
 def race_figure(policy: Policy, races: Sequence[Race]) -> str:
     """Rates of both, and their ratios, a point for each round."""
     laps = list(races[0].ours)
-    names = [kernel if store == "ordinary" else f"{kernel}\nstreaming" for store, kernel in laps]
+    names = [kernel if store == "ordinary" else f"{kernel}\nstream" for store, kernel in laps]
     with drawing(2, width=8.4) as (figure, (left, right)):
         for i, (who, words) in enumerate(SIDES.items()):
             for at, lap in enumerate(laps):

@@ -150,6 +150,8 @@ class Moe(Part):
         The balance loss Σ η·f·P is least where loads go as 1/η, η = 1 for experts with weights and τ for costless ones
         (MoE++, section 3.2): s = τ·N / (τ·N + costless). FFNs of a token are top_k · s.
         """
+        if self.router == "depth-averaged":
+            return 1.0  # its bias makes skipping the exception, and published counts have one expert for each token
         return self.tau * self.pool / (self.tau * self.pool + self.costless)
 
     @property

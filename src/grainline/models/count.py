@@ -31,11 +31,12 @@ def attention_matrices(config: ModelConfig) -> int:
         q = (size + q_size) * a.q_rank if a.q_rank else size * q_size
         kv = size * (a.kv_rank + a.rope_dim) + a.kv_rank * a.heads * (a.head_dim + a.value_dim)
         return q + kv + a.heads * a.value_dim * size
-    return size * a.head_dim * 2 * (a.heads + a.key_value_heads)
+    convolution = a.conv_channels * a.head_dim * a.conv_kernels[1] if a.kind == "cca" else 0
+    return size * a.head_dim * 2 * (a.heads + a.key_value_heads) + convolution
 
 
 def attention_parameters(config: ModelConfig) -> int:
-    """Of one layer's attention: matrices, biases and the gains of its norms."""
+    """Of one layer's attention: matrices, biases, kernels of single channels, and the gains of its norms."""
     a, size = config.attention, config.hidden_size
     if a.kind == "mla":
         assert a.kv_rank and a.rope_dim
@@ -43,6 +44,8 @@ def attention_parameters(config: ModelConfig) -> int:
         biases, gains = a.bias * (q_rank + a.kv_rank + a.rope_dim), q_rank + a.kv_rank
     else:
         biases, gains = a.bias * a.head_dim * (a.heads + 2 * a.key_value_heads), 2 * a.head_dim * a.qk_norm
+        if a.kind == "cca":  # of each channel its kernel and two biases; a temperature for each head of keys
+            gains += a.conv_channels * (a.conv_kernels[0] + 2) + a.key_value_heads
     return attention_matrices(config) + biases + a.output_bias * size + gains
 
 
@@ -72,8 +75,22 @@ def router_parameters(config: ModelConfig, layer: int) -> int:
     """Of one layer's router."""
     moe = config.moe
     assert moe is not None
+    if moe.router_hidden:
+        R = moe.router_hidden
+        return (config.hidden_size + 2 * R + moe.choices) * R + router_vectors(config, layer)
     residual = moe.choices**2 if moe.router == "gating-residual" and config.takes_carry(layer) else 0
     return moe.choices * config.hidden_size + residual
+
+
+def router_vectors(config: ModelConfig, layer: int) -> int:
+    """Of these, what takes part in no matrix product: biases and gains of a depth-averaged router."""
+    assert config.moe is not None
+    return (config.moe.router_hidden or 0) * (5 if config.takes_carry(layer) else 4)
+
+
+def scaling_parameters(config: ModelConfig) -> int:
+    """Of one block's residual scaling: four vectors for attention, four for the FFN; the embedding has two."""
+    return 8 * config.hidden_size * config.residual_scaling
 
 
 def parameters(config: ModelConfig) -> Parameters:
@@ -81,8 +98,8 @@ def parameters(config: ModelConfig) -> Parameters:
     size = config.hidden_size
     embedding = config.vocab_size * size
     head = 0 if config.tie_embeddings else embedding
-    per_block = attention_parameters(config) + 2 * size
-    total = active = embedding + head + size
+    per_block = attention_parameters(config) + 2 * size + scaling_parameters(config)
+    total = active = embedding + head + size + scaling_parameters(config) // 4
     for layer in range(config.layers):
         all_of_it, used = ffn_parameters(config, layer)
         total += per_block + all_of_it
@@ -91,6 +108,15 @@ def parameters(config: ModelConfig) -> Parameters:
     if config.mtp_depth:
         mtp = per_block + ffn_parameters(config, config.layers)[0] + 2 * size * size + 3 * size
     return Parameters(total, active, embedding, head, mtp)
+
+
+def kept_by_experts(tokens: float, entries: float, size: int, hidden: int, width: int) -> float:
+    """Bytes that op `expert_mixture` keeps for its backward: x, gate and up before the nonlinearity, units and scores.
+
+    At equal entries · hidden it is the same for few wide experts and for many narrow ones (SonicMoE, arXiv 2512.14080).
+    `width` is that of a computed value in bytes; ids of units have 8, scores 4.
+    """
+    return width * (tokens * size + entries * 2 * hidden) + entries * (8 + 4)
 
 
 def attention_flops_per_token(config: ModelConfig, context: float) -> float:
@@ -114,7 +140,8 @@ def flops_per_token(config: ModelConfig, sequence_length: int, *, backward: bool
     mean_attention = attention_flops_per_token(config, context)
 
     def block(layer: int) -> float:
-        return 2 * (attention_matrices(config) + ffn_parameters(config, layer)[1]) + mean_attention
+        vectors = router_vectors(config, layer) if config.is_sparse(layer) else 0
+        return 2 * (attention_matrices(config) + ffn_parameters(config, layer)[1] - vectors) + mean_attention
 
     head = 2 * config.vocab_size * size
     forward = sum(block(layer) for layer in range(config.layers)) + head
@@ -131,6 +158,15 @@ def weight_bytes(config: ModelConfig, dtype: str = "bfloat16") -> int:
     """Of all weights, MTP's included, each in `dtype`; scales of quantised formats and router biases left out."""
     count = parameters(config)
     return int((count.total + count.mtp) * WIDTH[dtype])
+
+
+def state_bytes_per_sequence(config: ModelConfig, dtype: str = "bfloat16") -> int:
+    """Of all layers, what generation keeps of a sequence however long: CCA's last rows of q and k before they are
+    convolved, and its last delayed values.
+    """
+    a = config.attention
+    values = a.conv_reach * a.conv_channels + a.key_value_heads * a.head_dim // 2 if a.kind == "cca" else 0
+    return int(config.layers * values * WIDTH[dtype])
 
 
 def kv_cache_bytes_per_token(config: ModelConfig, dtype: str = "bfloat16") -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from grainline.documents import Attention, ModelConfig, Moe, Rope
+from grainline.documents import Attention, GrainlineError, ModelConfig, Moe, Rope
 
 
 def config_for_depth(depth: int, vocab_size: int, max_positions: int) -> ModelConfig:
@@ -56,3 +56,26 @@ def dense_twin(config: ModelConfig) -> ModelConfig:
         return config
     width = moe.top_k * moe.expert_hidden + moe.shared_width + moe.experts // 3  # the router's weights, spent on width
     return config.model_copy(update={"moe": None, "ffn_hidden": width})
+
+
+def bottleneck_twin(config: ModelConfig, latent: int) -> ModelConfig:
+    """The same model with its experts behind a bottleneck of `latent` dims, and as many parameters in each of them.
+
+    BigMac (arXiv 2502.16927, section 3.2): R → F' → R with F' = F·D/R instead of D → F → D. Raises GrainlineError where
+    F' is no whole number, or the bottleneck wouldn't be one.
+    """
+    moe, size = config.moe, config.hidden_size
+    if moe is None or moe.expert != "swiglu":
+        raise GrainlineError("Only a model with plain experts has a twin whose experts stand behind a bottleneck.")
+    if not 0 < latent < size:
+        raise GrainlineError(f"A bottleneck of {latent} dims saves nothing: name fewer than hidden_size {size}.")
+    weights = moe.expert_hidden * size
+    if weights % latent:
+        fit = min((n for n in range(1, size) if weights % n == 0), key=lambda n: abs(n - latent))
+        raise GrainlineError(
+            f"Experts of F {moe.expert_hidden} at D {size} have no equals of {latent} dims, which don't divide F·D. "
+            f"The nearest that fits is {fit}."
+        )
+    behind = {"expert": "bottleneck", "latent": latent, "expert_hidden": weights // latent}
+    shared = {"shared_hidden": moe.shared_hidden or moe.expert_hidden} if moe.shared_experts else {}
+    return config.model_copy(update={"moe": moe.model_copy(update=behind | shared)})

@@ -24,7 +24,12 @@ def outputs_and_grads(function, inputs, *rest):
 @pytest.mark.parametrize("counts", [[3, 0, 9, 1, 4], [0, 0, 5], [6], [1] * 8])
 @pytest.mark.parametrize(
     ("backend", "dtype", "tolerance"),
-    [("looped", torch.float64, 1e-11), ("grouped", torch.float64, 1e-11), ("grouped", torch.bfloat16, 0.02)],
+    [
+        ("sonic", torch.float64, 1e-11),
+        ("sonic", torch.bfloat16, 0.02),
+        ("grouped", torch.float64, 1e-11),
+        ("grouped", torch.bfloat16, 0.02),
+    ],
 )
 @pytest.mark.parametrize(("size", "hidden"), [(16, 8), (12, 7)])
 def test_swiglu_experts_equal_the_reference(backend, dtype, tolerance, counts, size, hidden):
@@ -39,8 +44,8 @@ def test_swiglu_experts_equal_the_reference(backend, dtype, tolerance, counts, s
 
 def test_swiglu_experts_pass_gradcheck():
     *inputs, counts_E = experts_case([2, 0, 3])
-    looped = kernels.BACKENDS["swiglu_experts"]["looped"]
-    assert torch.autograd.gradcheck(lambda *args: looped(*args, counts_E), inputs)
+    sonic = kernels.BACKENDS["swiglu_experts"]["sonic"]
+    assert torch.autograd.gradcheck(lambda *args: sonic(*args, counts_E), inputs)
 
 
 def test_experts_keep_float32_master_weights_under_bfloat16_rows():
@@ -58,7 +63,7 @@ def test_combine_rows_equals_the_reference():
     rows = torch.randn(30, 6, dtype=torch.float64, requires_grad=True)
     score = torch.rand(30, dtype=torch.float64, requires_grad=True)
     unit = torch.randint(0, 11, (30,))
-    ours = outputs_and_grads(kernels.BACKENDS["combine_rows"]["looped"], [rows, score], unit, 12)
+    ours = outputs_and_grads(kernels.BACKENDS["combine_rows"]["by_hand"], [rows, score], unit, 12)
     truth = outputs_and_grads(kernels.BACKENDS["combine_rows"]["reference"], [rows, score], unit, 12)
     for mine, theirs in zip(ours, truth, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)

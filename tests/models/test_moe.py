@@ -4,11 +4,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from grainline.documents import Attention, DocumentError, ModelConfig, Moe
-from grainline.kernels.looped import padded
 from grainline.models.build import build
 from grainline.models.moe import AT_REST, MoeLayer, imbalance, step_bias
 from grainline.models.moe.dispatch import LocalDispatcher
@@ -102,25 +99,6 @@ def test_layer_equals_a_loop_over_tokens_and_experts():
             torch.testing.assert_close(out_BSD[b, s], truth, rtol=1e-4, atol=1e-4)
 
 
-@given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.integers(2, 8))
-@settings(deadline=None, max_examples=40)
-def test_padding_adds_only_rows_of_score_zero(counts, quantum):
-    counts_E = torch.tensor(counts)
-    rows = int(counts_E.sum())
-    unit_N, score_N = torch.arange(1, rows + 1), torch.rand(rows) + 0.1
-    unit_P, score_P, padded_E = padded(unit_N, score_N, counts_E, quantum)
-    assert (padded_E % quantum == 0).all()
-    assert (padded_E - counts_E < quantum).all()
-    assert (padded_E >= counts_E).all()
-    assert len(unit_P) == len(score_P) == padded_E.sum()
-    kept = score_P > 0
-    assert torch.equal(unit_P[kept], unit_N)
-    assert torch.equal(score_P[kept], score_N)
-    for piece, true in zip(kept.split(padded_E.tolist()), counts, strict=True):
-        assert piece[:true].all()
-        assert not piece[true:].any()
-
-
 def test_padded_rows_change_neither_output_nor_gradients():
     """The same layer in bfloat16, where rows are padded, and with the quantum forced to one."""
     torch.manual_seed(0)
@@ -137,7 +115,7 @@ def test_padded_rows_change_neither_output_nor_gradients():
 
     with_padding = run()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("grainline.kernels.looped.row_quantum", lambda *_: 1)
+        patch.setattr("grainline.kernels.sonic.row_quantum", lambda *_: 1)
         without = run()
     for a, b in zip(with_padding, without, strict=True):
         torch.testing.assert_close(a.float(), b.float(), rtol=0.05, atol=0.05 * float(b.detach().abs().max()))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from grainline.kernels import cross_entropy, deferred, elementwise, grouped, looped, reference, short_attention
+from grainline.kernels import cross_entropy, deferred, elementwise, grouped, reference, short_attention, sonic
 from grainline.kernels.deferred import WeightQueue
 
 Op = Callable[..., Any]
@@ -17,12 +17,16 @@ Op = Callable[..., Any]
 BACKENDS: dict[str, dict[str, Op]] = {
     "swiglu_experts": {
         "reference": reference.swiglu_experts,
-        "looped": looped.swiglu_experts,
+        "sonic": sonic.swiglu_experts,
         "grouped": grouped.swiglu_experts,
     },
-    "combine_rows": {"reference": reference.combine_rows, "looped": looped.combine_rows},
+    "combine_rows": {"reference": reference.combine_rows, "by_hand": elementwise.combine_rows},
     "sort_by_expert": {"reference": reference.sort_by_expert},
-    "expert_mixture": {"reference": reference.expert_mixture, "looped": looped.expert_mixture},
+    "expert_mixture": {
+        "reference": reference.expert_mixture,
+        "sonic": sonic.expert_mixture,
+        "grouped": grouped.expert_mixture,
+    },
     "linear_cross_entropy": {
         "reference": reference.linear_cross_entropy,
         "chunked": cross_entropy.linear_cross_entropy,
@@ -34,16 +38,16 @@ BACKENDS: dict[str, dict[str, Op]] = {
 """op → backend → function. All backends of an op have one signature and pass the same tests."""
 
 EVERYWHERE = {
-    "swiglu_experts": "looped",
-    "combine_rows": "looped",
-    "expert_mixture": "looped",
+    "swiglu_experts": "sonic",
+    "combine_rows": "by_hand",
+    "expert_mixture": "sonic",
     "linear_cross_entropy": "chunked",
     "rms_norm": "by_hand",
     "rotate": "by_hand",
 }
 CHOICE: dict[str, dict[str, str]] = {
     "cpu": {**EVERYWHERE, "attention": "short"},
-    "cuda": {**EVERYWHERE, "swiglu_experts": "grouped"},
+    "cuda": {**EVERYWHERE, "swiglu_experts": "grouped", "expert_mixture": "grouped"},
     "mps": EVERYWHERE,
 }
 """device type → op → backend; a device type that isn't here runs the reference."""
@@ -51,6 +55,9 @@ CHOICE: dict[str, dict[str, str]] = {
 
 FUSED = frozenset({"rms_norm", "rotate"})
 """Ops that torch.compile makes one pass of by itself; it can't see through buffers that are written in parts."""
+
+DEFERRING = frozenset({"sonic", "grouped"})
+"""Expert ops that can leave weights' gradients for later; with a queue, `sonic` stands in for others."""
 
 
 def op(name: str, device_type: str) -> Op:
@@ -65,10 +72,10 @@ def swiglu_experts(
 ) -> Tensor:
     """SwiGLU of each row by its expert → [N, D]; rows are sorted by expert, `counts_E` of them for each.
 
-    With a queue its weights' gradients can be deferred, by the one backend that knows how.
+    With a queue its weights' gradients can be deferred.
     """
     if queue is not None:
-        return looped.swiglu_experts(rows_ND, w13_E2FD, w2_EDF, counts_E, queue)
+        return _deferring("swiglu_experts", rows_ND.device.type)(rows_ND, w13_E2FD, w2_EDF, counts_E, queue)
     return op("swiglu_experts", rows_ND.device.type)(rows_ND, w13_E2FD, w2_EDF, counts_E)
 
 
@@ -88,11 +95,17 @@ def expert_mixture(
 ) -> Tensor:
     """y[t] = Σ score · SwiGLU_expert(x[t]) over the entries of token t → [T, D]; lists are sorted by expert.
 
-    With a queue its weights' gradients can be deferred, by the one backend that knows how.
+    With a queue its weights' gradients can be deferred.
     """
+    arguments = (x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E)
     if queue is not None:
-        return looped.expert_mixture(x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E, queue)
-    return op("expert_mixture", x_TD.device.type)(x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E)
+        return _deferring("expert_mixture", x_TD.device.type)(*arguments, queue)
+    return op("expert_mixture", x_TD.device.type)(*arguments)
+
+
+def _deferring(name: str, device_type: str) -> Op:
+    chosen = CHOICE.get(device_type, {}).get(name)
+    return BACKENDS[name][chosen if chosen in DEFERRING else "sonic"]
 
 
 def combine_rows(rows_ND: Tensor, score_N: Tensor, unit_N: Tensor, units: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from grainline import kernels
-from grainline.documents import GrainlineError, ModelConfig
+from grainline.documents import GrainlineError, ModelConfig, Moe
 from grainline.documents.cluster import DeviceType
 from grainline.models.blocks import Around
 from grainline.models.build import build
@@ -40,7 +40,20 @@ MLA = SPARSE.model_copy(
     }
 )
 SHARED = SPARSE.model_copy(update={"moe": SPARSE.moe and SPARSE.moe.model_copy(update={"reuse": 2})})
-CONFIGS = {"sparse": SPARSE, "dense": DENSE, "mla": MLA, "shared": SHARED}
+ZAYA = SPARSE.model_copy(
+    update={
+        "family": "zaya",
+        "mtp_depth": 0,
+        "tie_embeddings": True,
+        "residual_scaling": True,
+        "attention": SPARSE.attention.model_copy(update={"kind": "cca", "qk_norm": False}),
+        "moe": Moe(
+            experts=16, top_k=1, expert_hidden=32, router="depth-averaged", router_hidden=24, zero=1,
+            bias_balanced=True, normalize=False,
+        ),
+    }
+)  # fmt: skip
+CONFIGS = {"zaya": ZAYA, "sparse": SPARSE, "dense": DENSE, "mla": MLA, "shared": SHARED}
 SPEED = Speed(1e12, 1e11, "made up")
 
 
@@ -60,6 +73,8 @@ def test_forward_flops_are_those_that_torch_counts(config: ModelConfig) -> None:
         model(torch.zeros(2, LENGTH, dtype=torch.long))
     counted = {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
     products = sum(n for op, n in counted.items() if "attention" not in op and "bmm" not in op)
+    if config.attention.kind == "cca":  # whose convolution of heads is a product for each of them
+        products += sum(n for op, n in counted.items() if "bmm" in op)
     trunk = [cell for cell in cells_of(config) if cell.kind in ("embedding", "dense", "moe")]
     attention = config.layers * batch.tokens * (LENGTH + 1) / 2
     forward = sum(op.flops for cell in trunk for op in work_of(config, cell, batch).forward)
@@ -103,10 +118,11 @@ def test_kept_bytes_are_what_autograd_keeps(config: ModelConfig, compute: str) -
     ids_BS = torch.randint(0, VOCABULARY, (2, LENGTH), generator=torch.Generator().manual_seed(0))
     rope, mask = model.positions(LENGTH, 0, None)
     tables = (rope.cos, rope.sin)
-    x_BSD = torch.randn(2, LENGTH, config.hidden_size, dtype=dtype, requires_grad=True)
+    x_BSD = torch.randn(2, LENGTH, config.hidden_size, dtype=model.stream_dtype, requires_grad=True)
     for layer in {0, config.layers - 1}:
         cell = Cell("moe" if config.is_sparse(layer) else "dense", layer)
-        run = partial(model.run_block, layer, x_BSD, Around(rope, mask, report=True), None)
+        carry_TC = torch.randn(batch.tokens, config.moe.carry_width if config.moe else 0, requires_grad=True)
+        run = partial(model.run_block, layer, x_BSD, Around(rope, mask, report=True), carry_TC)
         found = _saved_bytes(model, run, tables)
         assert memory.kept_bytes(config, cell, batch) == pytest.approx(found, rel=0.06), cell.name
     ends: dict[str, Callable[[], object]] = {
@@ -123,7 +139,7 @@ def test_kept_bytes_are_what_autograd_keeps(config: ModelConfig, compute: str) -
 
 
 def _loss(model: Model, x_BSD: Tensor, ids_BS: Tensor, norm: bool) -> Tensor:
-    hidden = model.norm(x_BSD) if norm else x_BSD
+    hidden = model.normalise(x_BSD) if norm else x_BSD
     return kernels.linear_cross_entropy(hidden.flatten(0, 1), model.head_VD, ids_BS.flatten())
 
 

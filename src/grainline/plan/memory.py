@@ -18,6 +18,7 @@ from grainline.models.count import (
     expert_parameters,
     ffn_parameters,
     router_parameters,
+    scaling_parameters,
 )
 from grainline.schedule.cells import Cell
 
@@ -61,9 +62,14 @@ class MicroBatch:
         return self.width != PARAMETER
 
 
+def stream_width(config: ModelConfig, batch: MicroBatch) -> int:
+    """Bytes of a value of the stream: float32 where the residual is scaled."""
+    return max(batch.width, PARAMETER) if config.residual_scaling else batch.width
+
+
 def output_bytes(config: ModelConfig, cell: Cell, batch: MicroBatch) -> float:
     """What goes on to the next cell: hidden states; after MTP's block its own as well, nothing after the head."""
-    hidden = batch.width * config.hidden_size * float(batch.tokens)
+    hidden = stream_width(config, batch) * config.hidden_size * float(batch.tokens)
     match cell.kind:
         case "moe":
             assert config.moe is not None
@@ -80,7 +86,8 @@ def input_bytes(config: ModelConfig, cell: Cell, batch: MicroBatch) -> float:
     if cell.kind == "embedding":
         return INDEX * float(batch.tokens)
     further = batch.tokens_of(cell) if cell.kind == "mtp_head" else 0.0
-    return batch.width * config.hidden_size * (batch.tokens + further)
+    carry = PARAMETER * config.moe.carry_width if config.moe and config.takes_carry(cell.layer) else 0
+    return stream_width(config, batch) * config.hidden_size * (batch.tokens + further) + carry * batch.tokens
 
 
 def kept_bytes(config: ModelConfig, cell: Cell, batch: MicroBatch) -> float:
@@ -89,7 +96,7 @@ def kept_bytes(config: ModelConfig, cell: Cell, batch: MicroBatch) -> float:
     tokens = batch.tokens_of(cell)
     match cell.kind:
         case "embedding":
-            return tokens * INDEX
+            return tokens * (INDEX + (size * width if config.residual_scaling else 0))
         case "dense" | "moe":
             return tokens * _block(config, cell.layer, batch) + _copies(config, cell.layer, batch)
         case "mtp":
@@ -127,7 +134,7 @@ def parameters_of(config: ModelConfig, cell: Cell) -> dict[str, int]:
     head = {"embedding" if config.tie_embeddings else "head": table}
     match cell.kind:
         case "embedding":
-            return {"embedding": table}
+            return {"embedding": table} | ({"embedding_scaling": 2 * size} if config.residual_scaling else {})
         case "dense" | "moe":
             return {cell.name: _block_parameters(config, cell.layer)} | _bank(config, cell.layer)
         case "mtp":
@@ -171,6 +178,7 @@ def parameters_of_all(config: ModelConfig, cells: Iterable[Cell], *, tables: boo
 def _block_parameters(config: ModelConfig, layer: int) -> int:
     """Of a block by itself: experts that it shares with others are their bank's."""
     count = attention_parameters(config) + 2 * config.hidden_size + ffn_parameters(config, layer)[0]
+    count += scaling_parameters(config)
     return count - (config.moe.experts * expert_parameters(config) if config.moe and _bank(config, layer) else 0)
 
 
@@ -196,6 +204,8 @@ def _copies(config: ModelConfig, layer: int, batch: MicroBatch) -> float:
 def _block(config: ModelConfig, layer: int, batch: MicroBatch) -> float:
     """Of one token: two norms, each its normalised input, a number per row, and its output; attention; FFN."""
     norms = 2 * (2 * config.hidden_size + 1) * batch.width
+    if config.residual_scaling:  # what is added and the stream, each plus its bias
+        norms += 2 * config.hidden_size * (batch.width + stream_width(config, batch))
     return norms + _attention(config, batch) + _ffn(config, layer, batch)
 
 
@@ -209,7 +219,10 @@ def _attention(config: ModelConfig, batch: MicroBatch) -> float:
         values = 2 * a.heads * (a.head_dim + a.rope_dim + a.value_dim) + still + 2 * low
     else:
         q, kv = a.heads * a.head_dim, a.key_value_heads * a.head_dim
-        values = 2 * q + 2 * kv + (q + kv + a.heads + a.key_value_heads if a.qk_norm else 0)
+        normed = a.qk_norm or a.kind == "cca"
+        values = 2 * q + 2 * kv + (q + kv + a.heads + a.key_value_heads if normed else 0)
+        if a.kind == "cca":  # what each convolution sees, and keys before their temperature
+            values += a.conv_channels * (1 + a.conv_kernels[1]) + kv
     if writes:
         return (values + a.heads * batch.length) * batch.width
     return values * batch.width + 4 * a.heads  # flash attention's sum per row, in float32
@@ -221,6 +234,8 @@ def _ffn(config: ModelConfig, layer: int, batch: MicroBatch) -> float:
         return 4 * config.ffn_hidden * width
     # In float32: the input, where it was made wider; logits, scores, and what balance is measured by.
     router = PARAMETER * (3 * moe.choices + (config.hidden_size if batch.casts else 0))
+    if moe.router_hidden:  # of its stream what was before, what the norm keeps, and five values on the way through
+        router += PARAMETER * (moe.router_hidden * (6 + config.takes_carry(layer)) + 1)
     places = (3 * INDEX + 3 * PARAMETER) * moe.top_k
     routed = moe.top_k * 2 * (config.hidden_size + moe.expert_hidden)
     return router + places + (routed + 4 * moe.shared_width) * width
@@ -241,4 +256,5 @@ def _products(config: ModelConfig, layer: int) -> float:
     if moe is None or not config.is_sparse(layer):
         return attention + 2 * size + 3 * config.ffn_hidden
     shared = 3 * moe.shared_width + size if moe.shared_experts else 0
-    return attention + size + moe.choices + moe.top_k * (2 * size + 3 * moe.expert_hidden) + shared
+    router = moe.choices + 5 * (moe.router_hidden or 0)
+    return attention + size + router + moe.top_k * (2 * size + 3 * moe.expert_hidden) + shared

@@ -125,9 +125,19 @@ def _head(config: ModelConfig, rows: float, batch: MicroBatch) -> Passes:
 
 def _block(config: ModelConfig, layer: int, tokens: float, batch: MicroBatch) -> Passes:
     size, width = config.hidden_size, batch.width
-    norms, residuals = _norm(2 * tokens, size, width), _passes(6 * tokens * size * width, 4 * tokens * size * width)
+    norms, residuals = _norm(2 * tokens, size, width), _residuals(config, tokens, width)
     ffn = _experts if config.is_sparse(layer) else _dense
     return norms + residuals + _attention(config, tokens, batch) + ffn(config, tokens, batch)
+
+
+def _residuals(config: ModelConfig, tokens: float, width: int) -> Passes:
+    """Of both additions to the stream: two read and one written. Scaled, each of the two is read and written twice
+    more, with the stream in float32, and made narrow for the norm.
+    """
+    values = 2 * tokens * config.hidden_size
+    if not config.residual_scaling:
+        return _passes(3 * values * width, 2 * values * width)
+    return _passes(values * (6 * width + 8 * PARAMETER), values * (6 * width + 12 * PARAMETER))
 
 
 def _attention(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
@@ -148,7 +158,9 @@ def _attention(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
         q = out = a.heads * a.head_dim
         k = v = a.key_value_heads * a.head_dim
         found = linear(tokens, size, q, batch) + linear(tokens, size, k, batch) + linear(tokens, size, v, batch)
-        if a.qk_norm:
+        if a.kind == "cca":
+            found += _convolutions(config, tokens, batch)
+        if a.qk_norm or a.kind == "cca":
             found += _norm(tokens, q + k, width)
         found += _passes(2 * tokens * (q + k) * width, 2 * tokens * (q + k) * width)
     flops = tokens * attention_flops_per_token(config, (batch.length + 1) / 2)
@@ -160,6 +172,16 @@ def _attention(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
     return found + Passes.of((seen,), (back,)) + linear(tokens, out, size, batch)
 
 
+def _convolutions(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
+    """CCA's: of single channels, which only move, and of heads, which are products; then means of q and k are added."""
+    a = config.attention
+    of_channel, of_head = a.conv_kernels
+    values = tokens * a.conv_channels * batch.width
+    moved = _passes((2 + 2 * of_channel + 2 * of_head + 8) * values)
+    heads = a.heads + a.key_value_heads
+    return moved + linear(tokens * heads, a.head_dim * of_head, a.head_dim, batch, heads)
+
+
 def _dense(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
     return _swiglu(tokens, config.hidden_size, config.ffn_hidden, batch)
 
@@ -168,13 +190,26 @@ def _experts(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
     moe, size, width = config.moe, config.hidden_size, batch.width
     assert moe is not None
     rows = tokens * moe.top_k
-    router = linear(tokens, size, moe.choices, batch, width=PARAMETER) + _passes(8 * tokens * moe.choices * PARAMETER)
+    router = _router(config, tokens, batch) + _passes(8 * tokens * moe.choices * PARAMETER)
     sorted_in = _passes(2 * rows * size * width)
     # Rows times scores, added up over a token's experts; backward gathers, multiplies, and dots with the rows.
     combined = _passes((4 * rows + tokens) * size * width, 6 * rows * size * width)
     experts = _swiglu(rows, size, moe.expert_hidden, batch, moe.pool)
     shared = _swiglu(tokens, size, moe.shared_width, batch) if moe.shared_experts else Passes()
     return router + sorted_in + experts + combined + shared
+
+
+def _router(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
+    """Logits, in float32."""
+    moe, size = config.moe, config.hidden_size
+    assert moe is not None
+    if not moe.router_hidden:
+        return linear(tokens, size, moe.choices, batch, width=PARAMETER)
+    R = moe.router_hidden
+    down, out = (linear(tokens, i, o, batch, width=PARAMETER) for i, o in ((size, R), (R, moe.choices)))
+    hidden = linear(tokens, R, R, batch, width=PARAMETER)
+    averaged = _passes(3 * tokens * R * PARAMETER) + _norm(tokens, R, PARAMETER)
+    return down + averaged + hidden + hidden + out + _passes(4 * tokens * R * PARAMETER)
 
 
 def _swiglu(rows: float, size: int, hidden: int, batch: MicroBatch, matrices: int = 1) -> Passes:

@@ -52,7 +52,9 @@ class CompressedConvolutionalAttention(nn.Module):
         qk_BSC, late_BSX = torch.cat((q_BSX, k_BSX), dim=-1), self.v_before(x_BSD)
         if rows_BC is None or before_BX is None:
             rows_BC = qk_BSC.new_zeros(qk_BSC.shape[0], self.reach, qk_BSC.shape[-1])
-            before_BX = self.v_before(x_BSD.new_zeros(x_BSD.shape[0], 1, x_BSD.shape[-1]))
+            before_BX = late_BSX.new_zeros(late_BSX.shape[0], 1, late_BSX.shape[-1])
+            if self.v_before.bias is not None:  # of a state of zeros
+                before_BX = before_BX + self.v_before.bias.to(before_BX.dtype)
         seen_BTC = torch.cat((rows_BC, qk_BSC), dim=1)
         if cache is not None:
             cache.tail = (seen_BTC[:, qk_BSC.shape[1] :].clone(), late_BSX[:, -1:].clone())

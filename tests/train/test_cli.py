@@ -136,7 +136,6 @@ TOO_SHORT = "sequence_length is 32, but the model's max_positions is 16"
     [
         ({"vocab_size": 280}, TOO_FEW_TOKENS),
         ({"max_positions": 16}, TOO_SHORT),
-        ({"family": "llama"}, "family 'llama' can't say"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused_before_text_is_read(

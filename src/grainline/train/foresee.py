@@ -6,7 +6,6 @@ from pathlib import Path
 
 from grainline.documents import GrainlineError, ModelConfig, Plan, Recipe
 from grainline.hardware import look
-from grainline.models import formats
 from grainline.models.dial import config_for_depth
 from grainline.models.locate import load_config, locate
 from grainline.models.moe.progressive import check_opening
@@ -18,7 +17,7 @@ from grainline.train.lay_out import lay_out
 def foreseen_model(recipe: Recipe) -> ModelConfig:
     """Its config, with the vocabulary that was asked for.
 
-    Raises GrainlineError if tokenizer or sequences don't fit it, or no Hugging Face folder can hold it.
+    Raises GrainlineError if tokenizer or sequences don't fit it.
     """
     choice, length, tokens = recipe.model, recipe.data.sequence_length, _foreseen_tokens(recipe)
     if choice.depth is not None:
@@ -30,7 +29,6 @@ def foreseen_model(recipe: Recipe) -> ModelConfig:
     assert config is not None
     check_opening(recipe, config)
     check_sizes(config, length, tokens)
-    formats.config_to_hf(config)
     return config
 
 

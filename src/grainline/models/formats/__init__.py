@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from grainline.documents import DocumentError, GrainlineError, ModelConfig, nearest
-from grainline.models.formats.families import deepseek_v3, ling2, llama, mixtral, qwen3, qwen3_moe, zaya
+from grainline.models.formats.families import deepseek_v3, grainline, ling2, llama, mixtral, qwen3, qwen3_moe, zaya
 from grainline.models.formats.layout import TensorMap, tensor_map
 from grainline.models.formats.rope import canonical_rope
 
@@ -22,7 +23,10 @@ FAMILIES: Mapping[str, ModuleType] = {
     "llama": llama,
     "qwen3": qwen3,
     "zaya": zaya,
+    "grainline": grainline,  # what none of the others can say
 }
+
+log = logging.getLogger(__name__)
 
 
 def config_from_hf(tables: Mapping[str, Any], where: str | Path = "config.json") -> ModelConfig:
@@ -43,7 +47,8 @@ def config_from_hf(tables: Mapping[str, Any], where: str | Path = "config.json")
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The tables of config.json for a ModelConfig.
 
-    Reads its own result back: GrainlineError names every field that the family's config.json can't say.
+    Reads its own result back: GrainlineError names every field that the family's config.json can't say. `storable`
+    gives a config that can be.
     """
     tables: dict[str, Any] = _family(config).config_to_hf(config)
     said, read = _flat(canonical(config)), _flat(canonical(config_from_hf(tables)))
@@ -53,8 +58,21 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     return tables
 
 
+def storable(config: ModelConfig) -> ModelConfig:
+    """The same model in a family that can say it: its own, or else grainline's, with a line in the log."""
+    try:
+        config_to_hf(config)
+    except GrainlineError as error:
+        why = " ".join(str(error).splitlines()[1:]) or str(error)
+        log.warning("%s So it is saved in grainline's own layout, which other engines don't read.", why)
+        return config.model_copy(update={"family": grainline.FAMILY})
+    return config
+
+
 def tensors(config: ModelConfig) -> TensorMap:
     """Every tensor of a model of this config, with the names and shapes that its family's folder has."""
+    if config.family == grainline.FAMILY:
+        return grainline.tensors(config)
     return tensor_map(config, _family(config).NAMES)
 
 
@@ -65,8 +83,8 @@ def layer_prefix(config: ModelConfig, layer: int) -> str:
 
 
 def has_mtp(config: ModelConfig) -> bool:
-    """Whether the family has a layer of multi-token prediction to store."""
-    return bool(_family(config).NAMES.mtp_norm)
+    """Whether the family has a layer of multi-token prediction, whose tensors say if there is one."""
+    return config.family != grainline.FAMILY and bool(_family(config).NAMES.mtp_norm)
 
 
 def canonical(config: ModelConfig) -> ModelConfig:

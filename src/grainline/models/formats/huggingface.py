@@ -73,8 +73,10 @@ def write_folder(
     Whole or not at all: a save that is cut off, or meets a full disk, leaves the folder as it was. Files of other names
     stay. Weights are one file up to `shard_bytes`, beyond it several and an index; equal weights give equal bytes.
 
-    Raises GrainlineError if the config is more than its family's layout can say, or the folder can't be written.
+    What the config's family can't say is written in grainline's own layout; see `formats.storable`. Raises
+    GrainlineError if the folder can't be written.
     """
+    config = formats.storable(config)
     tables = formats.config_to_hf(config)
     layout = formats.tensors(config)
     _check_state(layout, state)

@@ -154,6 +154,16 @@ def test_bias_moves_as_published_and_keeps_its_mean():
         step_bias(model, torch.ones(3, 8), 1e-3)
 
 
+def test_even_is_where_costless_experts_get_more_the_less_they_weigh():
+    """Loads that go as 1/η move no bias (MoE++, arXiv 2410.07348, section 3.2)."""
+    model = build(config(bias_balanced=True, zero=1, copy_experts=1, tau=0.5))
+    step_bias(model, torch.tensor([[10] * 8 + [20] * 2, [10] * 8 + [10] * 2]), 1e-3)
+    first, second = (block.ffn.router.bias_E for block in model.blocks)
+    assert torch.equal(first, torch.zeros(10))
+    assert (second[8:] > 0).all()
+    assert (second[:8] < 0).all()
+
+
 def test_the_bias_brings_a_lopsided_router_to_even_load():
     torch.manual_seed(0)
     moe_config = config(bias_balanced=True, experts=16)

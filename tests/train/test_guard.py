@@ -26,6 +26,14 @@ def test_what_is_no_number_stops_at_once(bad: float) -> None:
     assert "gradient norm" in trouble.what
 
 
+def test_the_first_router_without_numbers_is_named() -> None:
+    entropies = {"layer 0": 1.2, "layer 3": math.nan, "the MTP layer": math.nan}
+    trouble = Guard(RECIPE).check(math.nan, math.nan, entropies)
+    assert trouble is not None
+    assert trouble.what == "the logits of the router of layer 3 are no numbers (and the loss is nan)"
+    assert Guard(RECIPE).check(1.0, 1.0, {"layer 0": 1.2}) is None
+
+
 def test_a_spike_is_forgiven_until_it_lasts() -> None:
     guard = Guard(RECIPE)
     for _ in range(10):

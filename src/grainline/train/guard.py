@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -41,9 +41,15 @@ class Guard:
         self.losses: deque[float] = deque(losses, maxlen=WINDOW)
         self.spiking = spiking
 
-    def check(self, loss: float, grad_norm: float) -> Trouble | None:
-        """Call with every step, before its update. NaN and infinity stop at once, a spike after some steps on end."""
+    def check(self, loss: float, grad_norm: float, routers: Mapping[str, float] | None = None) -> Trouble | None:
+        """Call with every step, before its update. NaN and infinity stop at once, a spike after some steps on end.
+
+        routers: each one's entropy, in the model's order; no number where its logits, or what it was given, are none.
+        """
         usual = median(self.losses) if self.losses else None
+        for name, entropy in (routers or {}).items():
+            if not math.isfinite(entropy):
+                return Trouble(f"the logits of the router of {name} are no numbers (and the loss is {loss:.4g})", usual)
         for name, value in (("loss", loss), ("gradient norm", grad_norm)):
             if not math.isfinite(value):
                 return Trouble(f"the {name} is {value}", usual)

@@ -1,6 +1,6 @@
 """Expert layers: the `Router`, `ExpertGroup` and `Dispatcher` seams and their members."""
 
-from grainline.models.moe.balance import imbalance, step_bias
+from grainline.models.moe.balance import costless_share, imbalance, step_bias
 from grainline.models.moe.layer import MoeLayer, build_experts
 from grainline.models.moe.seams import (
     AT_REST,
@@ -24,6 +24,7 @@ __all__ = [
     "RouterReport",
     "Routing",
     "build_experts",
+    "costless_share",
     "imbalance",
     "step_bias",
 ]

@@ -223,3 +223,19 @@ def test_lists_that_would_wait_for_ever_are_refused_before_they_run(monkeypatch:
         resolve(replace(found, schedule=late), CONFIG)
     monkeypatch.setattr("grainline.parallel.pipeline.resolve.MOST_CHECKED", 3)
     assert resolve(replace(found, schedule=late), CONFIG).training == late
+
+
+def test_a_scaled_stream_and_a_split_vocabulary_are_refused_together() -> None:
+    scaled = CONFIG.model_copy(update={"mtp_depth": 0, "residual_scaling": True})
+    recipe = Recipe.parse(
+        {
+            "model": {"config": scaled.tables()},
+            "data": {"sequence_length": 8},
+            "training": {"steps": 1, "batch_tokens": 64},
+            "learning_rate": {"peak": 1e-3},
+        }
+    )
+    plan = Plan.parse({"pipeline": {"ranks": 2, "schedule": "1f1b", "microbatches": 4, "vocabulary": "vocab2"}})
+    found = pipeline_plan(plan, scaled, recipe, cluster_of("2xA100-80"))
+    with pytest.raises(GrainlineError, match=r"residual_scaling scales embeddings .* vocabulary = 'plain'"):
+        resolve(found, scaled)

@@ -57,6 +57,11 @@ def resolve(found: Resolved, config: ModelConfig) -> ResolvedPipeline:
                 f"A vocabulary of {config.vocab_size} leaves some of {ranks} ranks without a row. Set the "
                 "plan's pipeline.vocabulary = 'plain'."
             )
+        if config.residual_scaling:
+            raise GrainlineError(
+                "residual_scaling scales embeddings where they are looked up, and with the vocabulary split they are "
+                "sums over ranks. Set the plan's pipeline.vocabulary = 'plain'."
+            )
         stages = without_vocabulary(config, stages)
         evaluation = add_vocabulary_passes(evaluation, algorithm)
     mean = found.pipeline.gradient_mean

@@ -237,5 +237,5 @@ def test_a_scaled_stream_and_a_split_vocabulary_are_refused_together() -> None:
     )
     plan = Plan.parse({"pipeline": {"ranks": 2, "schedule": "1f1b", "microbatches": 4, "vocabulary": "vocab2"}})
     found = pipeline_plan(plan, scaled, recipe, cluster_of("2xA100-80"))
-    with pytest.raises(GrainlineError, match=r"residual_scaling scales embeddings .* vocabulary = 'plain'"):
+    with pytest.raises(GrainlineError, match=r"residual_scaling scales embeddings .* pipeline.vocabulary = 'plain'"):
         resolve(found, scaled)

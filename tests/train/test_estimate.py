@@ -213,3 +213,18 @@ def test_a_run_resumed_by_another_number_of_ranks_takes_what_suits_them() -> Non
     two = Ranks(torch.device("cpu"), world=2, local_world=2)
     found = decide(recipe, Plan(), config, MACHINE, two, before)
     assert (found.compute, found.threads, found.micro_batch_sequences) == ("float32", 4, 4)
+
+
+def test_what_experts_would_send_is_told() -> None:
+    config = config_for_depth(3, 512, 64)
+    assert config.moe is not None
+    costless = {"zero": 1, "copy_experts": 1, "constant": 6, "router": "gating-residual", "bias_balanced": False}
+    config = config.model_copy(update={"moe": config.moe.model_copy(update=costless)})
+    decided = decide(_recipe(), Plan(), config, MACHINE, CPU, {})
+    found = estimate_run(_recipe(), config, decided, MACHINE, CPU, 10**6)
+    assert found.experts is not None
+    assert found.experts.ffns_per_token == pytest.approx(4 * 0.75)  # 32 experts of weight 0.75 beside 8 costless ones
+    assert found.as_dict()["experts"]["sent_share"] == pytest.approx(0.75)
+    assert found.experts.sent_bytes == pytest.approx(2 * 3 * 96 * (2 if decided.compute == "bfloat16" else 4))
+    dense = dense_twin(config)
+    assert estimate_run(_recipe(), dense, decided, MACHINE, CPU, 10**6).experts is None

@@ -148,6 +148,13 @@ def _table(found: DryRun) -> Table:
     table.add_column(justify="right")
     table.add_column(style="dim", overflow="fold")
     table.add_row("parameters", f"{need.parameters / 1e6:,.1f} M", f"{need.active_parameters / 1e6:,.1f} M active")
+    if need.experts is not None:
+        work = need.experts
+        sent = f"{work.sent_bytes:,.0f} B to experts elsewhere and back"
+        of_plain = (
+            f"{work.cost:.3g} of a plain layer's, {work.sent_share:.3g} of its bytes: " if work.sent_share != 1 else ""
+        )
+        table.add_row("FFNs per token", f"{work.ffns_per_token:.3g}", of_plain + sent)
     table.add_row("tokens", f"{need.tokens / 1e6:,.1f} M", f"{need.flops:.3g} FLOPs")
     table.add_row(
         "computed",

@@ -8,6 +8,7 @@ from typing import Any
 from grainline.documents import ModelConfig, Recipe
 from grainline.models.count import flops_per_token, parameters
 from grainline.plan import memory
+from grainline.plan.expert_work import ExpertWork, expert_work
 from grainline.plan.memory import PARAMETER, MicroBatch
 from grainline.schedule.cells import cells_of
 from grainline.train.learning_rate import merge_steps
@@ -55,6 +56,7 @@ class Estimate:
 
     parameters: int
     active_parameters: int
+    experts: ExpertWork | None  # None where there are none
     tokens: int
     flops: float
     memory: Memory
@@ -107,6 +109,7 @@ def estimate(
     return Estimate(
         parameters=total,
         active_parameters=count.active,
+        experts=expert_work(config, compute),
         tokens=all_tokens,
         flops=flops,
         memory=Memory(

@@ -17,6 +17,7 @@ from grainline.models.count import (
     attention_parameters,
     expert_parameters,
     ffn_parameters,
+    kept_by_experts,
     router_parameters,
     scaling_parameters,
 )
@@ -190,14 +191,15 @@ def _bank(config: ModelConfig, layer: int) -> dict[str, int]:
 
 
 def _copies(config: ModelConfig, layer: int, batch: MicroBatch) -> float:
-    """Narrow copies of a block's matrices: autograd keeps them with each micro-batch. The router has none."""
+    """Narrow copies of a block's matrices: autograd keeps them with each micro-batch.
+
+    The router has none, and those of routed experts are made anew for each pass.
+    """
     if not batch.casts:
         return 0.0
     matrices = attention_matrices(config) + ffn_parameters(config, layer)[0]
-    if config.moe and config.is_sparse(layer):  # each layer makes its own copies of those that it shares
-        matrices += (config.moe.pool - config.moe.experts) * expert_parameters(config) - router_parameters(
-            config, layer
-        )
+    if config.moe and config.is_sparse(layer):
+        matrices -= config.moe.experts * expert_parameters(config) + router_parameters(config, layer)
     return batch.width * float(matrices)
 
 
@@ -236,9 +238,12 @@ def _ffn(config: ModelConfig, layer: int, batch: MicroBatch) -> float:
     router = PARAMETER * (3 * moe.choices + (config.hidden_size if batch.casts else 0))
     if moe.router_hidden:  # of its stream what was before, what the norm keeps, and five values on the way through
         router += PARAMETER * (moe.router_hidden * (6 + config.takes_carry(layer)) + 1)
-    places = (3 * INDEX + 3 * PARAMETER) * moe.top_k
-    routed = moe.top_k * 2 * (config.hidden_size + moe.expert_hidden)
-    return router + places + (routed + 4 * moe.shared_width) * width
+    # The choice, and the order by expert. The experts' input is the norm's output; behind a bottleneck, its own, as
+    # is their output.
+    places = 2 * (INDEX + PARAMETER) * moe.top_k
+    latent = moe.latent or 0
+    routed = kept_by_experts(1, moe.top_k, latent, moe.expert_hidden, width)
+    return router + places + routed + (latent + 4 * moe.shared_width) * width
 
 
 def _products(config: ModelConfig, layer: int) -> float:
@@ -255,6 +260,6 @@ def _products(config: ModelConfig, layer: int) -> float:
         attention = 2 * size + 2 * q + 2 * kv
     if moe is None or not config.is_sparse(layer):
         return attention + 2 * size + 3 * config.ffn_hidden
-    shared = 3 * moe.shared_width + size if moe.shared_experts else 0
     router = moe.choices + 5 * (moe.router_hidden or 0)
-    return attention + size + router + moe.top_k * (2 * size + 3 * moe.expert_hidden) + shared
+    # Rows are gathered again: of the experts' input and their output's gradient, a token has one each.
+    return attention + 2 * size + router + 3 * (moe.top_k * moe.expert_hidden + moe.shared_width)

@@ -100,7 +100,7 @@ def pipeline_plan(
         recipe.data.sequence_length,
         dtype,
         mtp_every=recipe.loss.mtp_every,
-        writes_scores=on_cpu and dtype == "bfloat16",
+        writes_scores=on_cpu and (dtype == "bfloat16" or config.attention.kind == "mla"),
     )
     speeds = [seat.speed for seat in sitting]
     vocabulary = None

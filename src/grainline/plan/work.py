@@ -191,12 +191,15 @@ def _experts(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
     assert moe is not None
     rows = tokens * moe.top_k
     router = _router(config, tokens, batch) + _passes(8 * tokens * moe.choices * PARAMETER)
-    sorted_in = _passes(2 * rows * size * width)
-    # Rows times scores, added up over a token's experts; backward gathers, multiplies, and dots with the rows.
-    combined = _passes((4 * rows + tokens) * size * width, 6 * rows * size * width)
+    # A gather reads and writes a row, a sum reads two and writes one. Backward gathers both the output's gradient and,
+    # once more, the input, and adds up the input's gradient. Scores are multiplied where a row is narrowest.
+    moved = _passes((5 * rows + tokens) * size * width, (7 * rows + tokens) * size * width)
+    scored = _passes(2 * rows * moe.expert_hidden * width, 5 * rows * moe.expert_hidden * width)
     experts = _swiglu(rows, size, moe.expert_hidden, batch, moe.pool)
+    if batch.casts:  # weights, which nobody keeps narrow
+        experts += Passes(input_gradient=_ops(3 * moe.pool * size * moe.expert_hidden * (PARAMETER + width)))
     shared = _swiglu(tokens, size, moe.shared_width, batch) if moe.shared_experts else Passes()
-    return router + sorted_in + experts + combined + shared
+    return router + moved + scored + experts + shared
 
 
 def _router(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from grainline.kernels import cross_entropy, deferred, elementwise, grouped, reference, short_attention, sonic
+from grainline.kernels import choice, cross_entropy, deferred, elementwise, grouped, reference, short_attention, sonic
 from grainline.kernels.deferred import WeightQueue
+from grainline.kernels.triton import mixture as triton
 
 Op = Callable[..., Any]
 
@@ -19,6 +21,7 @@ BACKENDS: dict[str, dict[str, Op]] = {
         "reference": reference.swiglu_experts,
         "sonic": sonic.swiglu_experts,
         "grouped": grouped.swiglu_experts,
+        "triton": triton.swiglu_experts,
     },
     "combine_rows": {"reference": reference.combine_rows, "by_hand": elementwise.combine_rows},
     "sort_by_expert": {"reference": reference.sort_by_expert},
@@ -26,6 +29,7 @@ BACKENDS: dict[str, dict[str, Op]] = {
         "reference": reference.expert_mixture,
         "sonic": sonic.expert_mixture,
         "grouped": grouped.expert_mixture,
+        "triton": triton.expert_mixture,
     },
     "linear_cross_entropy": {
         "reference": reference.linear_cross_entropy,
@@ -56,7 +60,7 @@ CHOICE: dict[str, dict[str, str]] = {
 FUSED = frozenset({"rms_norm", "rotate"})
 """Ops that torch.compile makes one pass of by itself; it can't see through buffers that are written in parts."""
 
-DEFERRING = frozenset({"sonic", "grouped"})
+DEFERRING = frozenset({"sonic", "grouped", "triton"})
 """Expert ops that can leave weights' gradients for later; with a queue, `sonic` stands in for others."""
 
 
@@ -64,7 +68,22 @@ def op(name: str, device_type: str) -> Op:
     """The function that runs op `name` on this type of device."""
     if name in FUSED and torch.compiler.is_compiling():
         return BACKENDS[name]["reference"]
-    return BACKENDS[name][CHOICE.get(device_type, {}).get(name, "reference")]
+    return BACKENDS[name][backend_of(name, device_type)]
+
+
+@torch.compiler.assume_constant_result  # compiled code keeps what was named when it was compiled
+def backend_of(name: str, device_type: str) -> str:
+    """The name of what runs op `name`: as `use` says, else the variable GRAINLINE_BACKENDS, else the table."""
+    return choice.named(name, BACKENDS) or CHOICE.get(device_type, {}).get(name, "reference")
+
+
+def use(backends: Mapping[str, str]) -> AbstractContextManager[None]:
+    """`with use({"expert_mixture": "triton"}):` has these ops run on these backends, in this thread or task.
+
+    Raises GrainlineError for a name that isn't in BACKENDS. What a backward on a GPU computes again runs on threads of
+    PyTorch's own, which don't see it: for that, or for a whole process, set GRAINLINE_BACKENDS=op=backend,op=backend.
+    """
+    return choice.naming(backends, BACKENDS)
 
 
 def swiglu_experts(
@@ -104,7 +123,7 @@ def expert_mixture(
 
 
 def _deferring(name: str, device_type: str) -> Op:
-    chosen = CHOICE.get(device_type, {}).get(name)
+    chosen = backend_of(name, device_type)
     return BACKENDS[name][chosen if chosen in DEFERRING else "sonic"]
 
 

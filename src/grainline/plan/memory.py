@@ -72,9 +72,9 @@ def output_bytes(config: ModelConfig, cell: Cell, batch: MicroBatch) -> float:
     """What goes on to the next cell: hidden states; after MTP's block its own as well, nothing after the head."""
     hidden = stream_width(config, batch) * config.hidden_size * float(batch.tokens)
     match cell.kind:
-        case "moe":
-            assert config.moe is not None
-            return hidden + PARAMETER * config.moe.carry_width * float(batch.tokens)
+        case "dense" | "moe":  # a dense block hands on what a router before it left
+            carries = config.moe and any(layer <= cell.layer for layer in config.sparse_layers)
+            return hidden + (PARAMETER * config.moe.carry_width * float(batch.tokens) if config.moe and carries else 0)
         case "head":
             return 0.0
         case "mtp":
@@ -236,14 +236,18 @@ def _ffn(config: ModelConfig, layer: int, batch: MicroBatch) -> float:
         return 4 * config.ffn_hidden * width
     # In float32: the input, where it was made wider; logits, scores, and what balance is measured by.
     router = PARAMETER * (3 * moe.choices + (config.hidden_size if batch.casts else 0))
+    if moe.router == "gating-residual":
+        router += PARAMETER * moe.choices * config.takes_carry(layer)
     if moe.router_hidden:  # of its stream what was before, what the norm keeps, and five values on the way through
         router += PARAMETER * (moe.router_hidden * (6 + config.takes_carry(layer)) + 1)
     # The choice, and the order by expert. The experts' input is the norm's output; behind a bottleneck, its own, as
     # is their output.
     places = 2 * (INDEX + PARAMETER) * moe.top_k
     latent = moe.latent or 0
-    routed = kept_by_experts(1, moe.top_k, latent, moe.expert_hidden, width)
-    return router + places + routed + (latent + 4 * moe.shared_width) * width
+    routed = kept_by_experts(1, moe.top_k * moe.ffn_share, latent, moe.expert_hidden, width)
+    # Of costless ones which choices are theirs, and a constant one's score, mix and products of the two.
+    costless = 2 * (INDEX + PARAMETER) * moe.top_k + 5 * PARAMETER * moe.constant if moe.costless else 0
+    return router + places + routed + costless + (latent + 4 * moe.shared_width) * width
 
 
 def _products(config: ModelConfig, layer: int) -> float:
@@ -262,4 +266,5 @@ def _products(config: ModelConfig, layer: int) -> float:
         return attention + 2 * size + 3 * config.ffn_hidden
     router = moe.choices + 5 * (moe.router_hidden or 0)
     # Rows are gathered again: of the experts' input and their output's gradient, a token has one each.
-    return attention + 2 * size + router + 3 * (moe.top_k * moe.expert_hidden + moe.shared_width)
+    experts = 3 * (moe.top_k * moe.ffn_share * moe.expert_hidden + moe.shared_width) + 2 * (moe.latent or 0)
+    return attention + 2 * size + router + experts

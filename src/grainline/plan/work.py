@@ -126,8 +126,9 @@ def _head(config: ModelConfig, rows: float, batch: MicroBatch) -> Passes:
 def _block(config: ModelConfig, layer: int, tokens: float, batch: MicroBatch) -> Passes:
     size, width = config.hidden_size, batch.width
     norms, residuals = _norm(2 * tokens, size, width), _residuals(config, tokens, width)
-    ffn = _experts if config.is_sparse(layer) else _dense
-    return norms + residuals + _attention(config, tokens, batch) + ffn(config, tokens, batch)
+    sparse = config.is_sparse(layer)
+    ffn = _experts(config, layer, tokens, batch) if sparse else _swiglu(tokens, size, config.ffn_hidden, batch)
+    return norms + residuals + _attention(config, tokens, batch) + ffn
 
 
 def _residuals(config: ModelConfig, tokens: float, width: int) -> Passes:
@@ -182,15 +183,11 @@ def _convolutions(config: ModelConfig, tokens: float, batch: MicroBatch) -> Pass
     return moved + linear(tokens * heads, a.head_dim * of_head, a.head_dim, batch, heads)
 
 
-def _dense(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
-    return _swiglu(tokens, config.hidden_size, config.ffn_hidden, batch)
-
-
-def _experts(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
-    moe, size, width = config.moe, config.hidden_size, batch.width
+def _experts(config: ModelConfig, layer: int, tokens: float, batch: MicroBatch) -> Passes:
+    moe, width = config.moe, batch.width
     assert moe is not None
-    rows = tokens * moe.top_k
-    router = _router(config, tokens, batch) + _passes(8 * tokens * moe.choices * PARAMETER)
+    rows, size = tokens * moe.top_k * moe.ffn_share, moe.latent or config.hidden_size
+    router = _router(config, layer, tokens, batch) + _passes(8 * tokens * moe.choices * PARAMETER)
     # A gather reads and writes a row, a sum reads two and writes one. Backward gathers both the output's gradient and,
     # once more, the input, and adds up the input's gradient. Scores are multiplied where a row is narrowest.
     moved = _passes((5 * rows + tokens) * size * width, (7 * rows + tokens) * size * width)
@@ -198,16 +195,33 @@ def _experts(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
     experts = _swiglu(rows, size, moe.expert_hidden, batch, moe.pool)
     if batch.casts:  # weights, which nobody keeps narrow
         experts += Passes(input_gradient=_ops(3 * moe.pool * size * moe.expert_hidden * (PARAMETER + width)))
-    shared = _swiglu(tokens, size, moe.shared_width, batch) if moe.shared_experts else Passes()
-    return router + moved + scored + experts + shared
+    shared = _swiglu(tokens, config.hidden_size, moe.shared_width, batch) if moe.shared_experts else Passes()
+    return router + moved + scored + experts + shared + _beside_experts(config, tokens, batch)
 
 
-def _router(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
+def _beside_experts(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:
+    """A bottleneck's way down and up; costless experts, which are computed for all tokens at once."""
+    moe, size = config.moe, config.hidden_size
+    assert moe is not None
+    found = Passes()
+    if moe.latent:
+        found += linear(tokens, size, moe.latent, batch) + linear(tokens, moe.latent, size, batch)
+    if moe.constant:
+        found += linear(tokens, size, 2 * moe.constant, batch) + linear(tokens, moe.constant, size, batch)
+    if moe.costless:
+        found += _passes(5 * tokens * size * batch.width)  # x times a number, and both sums
+    return found
+
+
+def _router(config: ModelConfig, layer: int, tokens: float, batch: MicroBatch) -> Passes:
     """Logits, in float32."""
     moe, size = config.moe, config.hidden_size
     assert moe is not None
     if not moe.router_hidden:
-        return linear(tokens, size, moe.choices, batch, width=PARAMETER)
+        logits = linear(tokens, size, moe.choices, batch, width=PARAMETER)
+        if moe.router == "gating-residual" and config.takes_carry(layer):
+            logits += linear(tokens, moe.choices, moe.choices, batch, width=PARAMETER)
+        return logits
     R = moe.router_hidden
     down, out = (linear(tokens, i, o, batch, width=PARAMETER) for i, o in ((size, R), (R, moe.choices)))
     hidden = linear(tokens, R, R, batch, width=PARAMETER)

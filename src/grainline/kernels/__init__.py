@@ -10,7 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from grainline.kernels import choice, cross_entropy, deferred, elementwise, grouped, reference, short_attention, sonic
+from grainline.kernels import (
+    choice,
+    cross_entropy,
+    deferred,
+    elementwise,
+    grouped,
+    library,
+    reference,
+    short_attention,
+    sonic,
+)
 from grainline.kernels.deferred import WeightQueue
 from grainline.kernels.triton import mixture as triton
 
@@ -93,9 +103,11 @@ def swiglu_experts(
 
     With a queue its weights' gradients can be deferred.
     """
-    if queue is not None:
-        return _deferring("swiglu_experts", rows_ND.device.type)(rows_ND, w13_E2FD, w2_EDF, counts_E, queue)
-    return op("swiglu_experts", rows_ND.device.type)(rows_ND, w13_E2FD, w2_EDF, counts_E)
+    chosen = _expert_backend("swiglu_experts", rows_ND.device.type, queue)
+    if queue is None and chosen in library.HALVES and torch.compiler.is_compiling():
+        return library.compiled(chosen, rows_ND, w13_E2FD, w2_EDF, None, None, counts_E)
+    function = BACKENDS["swiglu_experts"][chosen]
+    return function(rows_ND, w13_E2FD, w2_EDF, counts_E, *(() if queue is None else (queue,)))
 
 
 def sort_by_expert(expert_N: Tensor, experts: int) -> Tensor:
@@ -116,15 +128,16 @@ def expert_mixture(
 
     With a queue its weights' gradients can be deferred.
     """
-    arguments = (x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E)
-    if queue is not None:
-        return _deferring("expert_mixture", x_TD.device.type)(*arguments, queue)
-    return op("expert_mixture", x_TD.device.type)(*arguments)
+    chosen = _expert_backend("expert_mixture", x_TD.device.type, queue)
+    if queue is None and chosen in library.HALVES and torch.compiler.is_compiling():
+        return library.compiled(chosen, x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E)
+    function = BACKENDS["expert_mixture"][chosen]
+    return function(x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E, *(() if queue is None else (queue,)))
 
 
-def _deferring(name: str, device_type: str) -> Op:
+def _expert_backend(name: str, device_type: str, queue: WeightQueue | None) -> str:
     chosen = backend_of(name, device_type)
-    return BACKENDS[name][chosen if chosen in DEFERRING else "sonic"]
+    return chosen if queue is None or chosen in DEFERRING else "sonic"
 
 
 def combine_rows(rows_ND: Tensor, score_N: Tensor, unit_N: Tensor, units: int) -> Tensor:

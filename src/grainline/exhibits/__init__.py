@@ -8,6 +8,7 @@ EXHIBITS: dict[str, str] = {
     "megatron-ptdp": "megatron_ptdp",
     "modern-cpp": "modern_cpp",
     "quickstart": "quickstart",
+    "rexmoe": "rexmoe",
     "skippipe": "skippipe",
     "vocabulary-parallelism": "vocabulary_parallelism",
 }

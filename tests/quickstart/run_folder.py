@@ -8,6 +8,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+from grainline.models.dial import config_for_depth
+from grainline.models.formats import config_to_hf
+
 BUILTIN = ("en", "de", "fr", "es", "ru", "ja", "zh", "fa", "code")
 LEVEL = {"en": 2.1, "de": 2.0, "fr": 2.0, "es": 2.15, "ru": 1.25, "ja": 1.7, "zh": 2.3, "fa": 1.2, "code": 1.8}
 GAIN = {"sparse": 0.93, "dense": 0.97, "n-gram": 1.06, "xz": 1.42}
@@ -83,14 +86,10 @@ def make(
     if "dense" in models:
         path = folder / "baselines" / "dense" / "metrics.jsonl"
         metrics(path, steps, table["dense"]["total"], 0, 0, False, draw)
-    config = {
-        "model_type": "bailing_moe_v2",
-        "num_hidden_layers": sparse_layers,
-        "first_k_dense_replace": 1,
-        "num_nextn_predict_layers": 1,
-        "num_experts": experts,
-    }
-    write(folder / "model" / "config.json", config)
+    config = config_for_depth(max(1, sparse_layers), 4096, 256)
+    assert config.moe is not None
+    moe = config.moe.model_copy(update={"experts": experts or 32, "top_k": min(config.moe.top_k, experts or 32)})
+    write(folder / "model" / "config.json", config_to_hf(config.model_copy(update={"moe": moe})))
     return folder
 
 
@@ -196,6 +195,8 @@ def metrics(path: Path, steps: int, final: float, layers: int, experts: int, loa
                 [max(0, round(512 * math.exp(like * calm + draw.gauss(0, 0.12)))) for like in row] for row in liking
             ]
             line["imbalance"] = [max(row) * len(row) / sum(row) for row in counts]
+            line["entropy"] = [math.log(experts) * (0.6 + 0.3 * calm + draw.uniform(0, 0.02)) for _ in counts]
+            line["balance_loss"] = 1 + 0.3 * calm
             if loads and step % max(1, steps // 100) == 0:
                 line["loads"] = counts
         if step % max(1, steps // 8) == 0:

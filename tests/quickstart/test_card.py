@@ -96,3 +96,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (folder / "evaluation.json").unlink()
     with pytest.raises(GrainlineError, match=r"evaluation\.json"):
         model_card(folder)
+
+
+def test_settings_and_the_layout_they_lead_to_are_told(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    facts = json.loads((folder / "quickstart.json").read_text())
+    facts["options"]["set"] = ["moe.router=expert-choice"]
+    (folder / "quickstart.json").write_text(json.dumps(facts))
+    (folder / "model" / "config.json").write_text(json.dumps({"model_type": "grainline"}))
+    card = model_card(folder)
+    assert "Changed by `moe.router=expert-choice`. The weights are in Hugging Face layout (`grainline`)." in card
+    assert "\n- grainline\n" in card
+    assert "Changed by" not in model_card(make(tmp_path / "plain"))

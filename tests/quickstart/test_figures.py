@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from grainline._figure import Scale
 from grainline._words import count, power, printable, size
+from grainline.models.formats import config_to_hf, storable
 from grainline.quickstart.facts import Evaluation, read_facts
 from grainline.quickstart.figures import loss_curves, overview_svg, part_dots, smooth, total_bars
-from grainline.quickstart.loads import colour, layer_loads, layer_names, load_panels
+from grainline.quickstart.loads import balance_loss, colour, endings, layer_loads, layer_names, load_panels
 from grainline.quickstart.plot import BINS, fit, spread
+from grainline.quickstart.settings import sparse_config
 from grainline.quickstart.verdict import verdict
 
 from .run_folder import make
@@ -100,6 +104,24 @@ def test_loads_are_ratios_to_even_sorted_by_the_last(tmp_path: Path) -> None:
     assert found.edges == (0.0, 10.0, 20.0, 30.0, 40.0)
     assert found.ratios_CE[-1] == (2.5, 1.0, 0.25, 0.25)
     assert found.ratios_CE[0] == (1.0, 1.5, 0.5, 1.0)
+
+
+def test_experts_without_cost_stand_last_and_are_no_part_of_even(tmp_path: Path) -> None:
+    folder = make(tmp_path, sparse_layers=1, experts=4, steps=2)
+    config = sparse_config(1, 4096, 256, ("moe.experts=4", "moe.top_k=2", "moe.zero=1", "moe.copy_experts=1"))
+    (folder / "model" / "config.json").write_text(json.dumps(config_to_hf(storable(config))))
+    line: dict[str, Any] = {"bits_per_byte": 1.0, "imbalance": [2.0], "entropy": [math.log(6) / 2], "costless": [0.25]}
+    rows = [[10, 40, 20, 10, 90, 30], [10, 20, 40, 10, 40, 30]]
+    line["balance_loss"] = 1.25
+    lines = [line | {"step": i, "tokens": 10 * i, "loads": [row]} for i, row in enumerate(rows, 1)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    facts = read_facts(folder)
+    (found,) = layer_loads(facts)
+    assert found.ratios_CE == ((1.0, 2.0, 0.5, 0.5, 4.5, 1.5), (2.0, 1.0, 0.5, 0.5, 2.0, 1.5))
+    (ending,) = endings(facts)
+    assert (ending.layer, ending.imbalance, ending.costless) == ("MTP layer", 2.0, 0.25)
+    assert ending.entropy == pytest.approx(0.5)
+    assert balance_loss(facts) == 1.25
 
 
 def test_columns_add_up_rows_that_do_not_fit(tmp_path: Path) -> None:

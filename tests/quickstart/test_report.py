@@ -49,6 +49,17 @@ def test_the_table_is_the_evaluation_and_bolds_the_best_of_each_row(tmp_path: Pa
         assert row[1:] == [f"{size:,}", *expected]
 
 
+def test_routers_are_told_beside_their_loads(tmp_path: Path) -> None:
+    tree = page(make(tmp_path, sparse_layers=4, experts=32, steps=100))
+    rows = table_rows(by_id(tree, "routers"))
+    assert rows[0] == ["router", "busiest expert", "undecided"]
+    assert [row[0] for row in rows[1:]] == ["layer 2 of 4", "layer 3 of 4", "layer 4 of 4", "MTP layer"]
+    for _, busiest, undecided in rows[1:]:
+        assert 1 < float(busiest.removesuffix(" × even")) < 32
+        assert 0 < float(undecided.removesuffix(" %")) < 100
+    assert "The balance loss, before its coefficient, is\n1.0" in by_id(tree, "about-routers").text
+
+
 def test_headline_figures_are_the_totals(tmp_path: Path) -> None:
     folder = make(tmp_path)
     totals = {m: v["total"] for m, v in json.loads((folder / "evaluation.json").read_text())["bits_per_byte"].items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 from pathlib import Path
 
+from grainline.cli.arguments import Settings
 from grainline.documents import GrainlineError
 
 
@@ -15,6 +16,7 @@ def run(
     text: tuple[str, ...] = ("builtin",),
     depth: int | None = None,
     seed: int = 0,
+    set: Settings = (),
     fresh: bool = False,
     json: bool = False,
 ) -> int:
@@ -25,6 +27,7 @@ def run(
 
       grainline quickstart --minutes 1
       grainline quickstart --text ~/notes '~/mail/*.txt' --minutes 30 --out runs/mine
+      grainline quickstart --set moe.router=expert-choice --out runs/expert-choice
 
     Args:
         minutes: about how long it may take, at least 1
@@ -32,6 +35,7 @@ def run(
         text: files, folders or globs of .txt .md .jsonl[.gz|.zst] .parquet; the built-in corpus if left out
         depth: layers of the model, and with them all its sizes; chosen by the time there is if left out
         seed: of initial weights, order of the text and samples
+        set: one key of the sparse model's config, as often as wanted; what it needs beside it is set along with it
         fresh: begin anew, deleting what an earlier quickstart left in the folder
         json: print one JSON object with the figures and paths, and only that, on standard output
     """
@@ -41,7 +45,7 @@ def run(
 
     if not 1 <= minutes <= MOST_MINUTES:  # nan is neither
         raise GrainlineError(f"--minutes {minutes:g}: must be a number between 1 and {MOST_MINUTES:,.0f}.")
-    report = quickstart(Options(minutes, depth, text, seed), out, fresh=fresh)
+    report = quickstart(Options(minutes, depth, text, seed, set), out, fresh=fresh)
     if json:
         evaluation = json_module.loads(QuickstartFolder(out).evaluation.read_text(encoding="utf-8"))
         paths = {"report": str(report), "model": str(QuickstartFolder(out).model)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from grainline.documents import Attention, GrainlineError, ModelConfig, Moe, Rope
+from grainline.models.count import ffn_parameters
 
 
 def config_for_depth(depth: int, vocab_size: int, max_positions: int) -> ModelConfig:
@@ -51,10 +52,10 @@ def config_for_depth(depth: int, vocab_size: int, max_positions: int) -> ModelCo
 
 def dense_twin(config: ModelConfig) -> ModelConfig:
     """The dense model with the same active parameters: every FFN as wide as the experts that one token uses."""
-    moe = config.moe
-    if moe is None:
+    if config.moe is None:
         return config
-    width = moe.top_k * moe.expert_hidden + moe.shared_width + moe.experts // 3  # the router's weights, spent on width
+    active = ffn_parameters(config, config.sparse_layers[0])[1]  # the router's weights are spent on width too
+    width = active // (3 * config.hidden_size)
     return config.model_copy(update={"moe": None, "ffn_hidden": width})
 
 

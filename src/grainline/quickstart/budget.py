@@ -17,6 +17,7 @@ RATE_FOR_MUON = 0.4
 TABLE_RATE = 3.0
 """Of the matrices' rate, for embeddings, head and router: AdamW's part keeps about the rate that the laws give it."""
 MTP_EVERY = 4
+BALANCE_LOSS = 0.01
 RESERVE_SHARE, RESERVE_SECONDS = 0.12, 8.0
 """Of the time, kept for baselines, evaluation, samples and the report."""
 LEAST_STEPS = 20
@@ -90,6 +91,12 @@ def plan_budget(config: ModelConfig, depth: int, speed: Speed, seconds: float) -
     )
 
 
+def balance_loss(config: ModelConfig) -> float:
+    """The coefficient: 0 where a bias keeps the experts even, or the way they are chosen; the common 0.01 elsewhere."""
+    moe = config.moe
+    return 0.0 if moe is None or moe.bias_balanced or moe.router == "expert-choice" else BALANCE_LOSS
+
+
 def recipe_for(
     budget: Budget, config: ModelConfig, text: tuple[str, ...], tokenizer: str, max_bytes: int | None, seed: int
 ) -> Recipe:
@@ -115,7 +122,7 @@ def recipe_for(
                 "warmup_steps": max(1, budget.steps // 20),
                 "decay_fraction": 0.4,
             },
-            "loss": {"bias_rate": 0.02, "mtp_every": MTP_EVERY},
+            "loss": {"bias_rate": 0.02, "mtp_every": MTP_EVERY, "balance_loss": balance_loss(config)},
             "precision": {"compute": budget.compute},
             "validation": {"every": validate_every, "max_sequences": 32},
             "checkpoint": {"every": max(20, budget.steps // 6), "keep": 1},

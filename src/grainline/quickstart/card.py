@@ -32,6 +32,9 @@ def model_card(folder: str | Path, name: str | None = None) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"md": escaped, "quoted": lambda text: json.dumps(text)}
+    settings = [printable(setting) for setting in outline.options.get("set") or ()]
+    config = folder / "model" / "config.json"
+    tables = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
     parts = dict.fromkeys(share.part for share in outline.corpus)
     sources = ", ".join(outline.text)
     return environment.get_template("card.md.j2").render(
@@ -43,6 +46,8 @@ def model_card(folder: str | Path, name: str | None = None) -> str:
         device=device(outline.machine),
         verdict=verdict(evaluation),
         sizes=size_table(outline, evaluation)["rows"],
+        settings=settings,
+        model_type=tables.get("model_type", "bailing_moe_v2"),
         learned=learned(outline.budget),
         origin="The corpus that ships with grainline." if outline.is_builtin else f"Text from {sources}.",
         corpus=corpus_table(outline),

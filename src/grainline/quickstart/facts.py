@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grainline.documents import GrainlineError
+from grainline.documents import GrainlineError, ModelConfig
+from grainline.models.formats import config_from_hf
 from grainline.quickstart.words import BUILTIN_PARTS
 from grainline.train.metrics import read_metrics
 
@@ -129,6 +130,15 @@ class Facts:
     recipe: str  # recipe.toml, as it is
     config: str | None  # the model's config.json, as it is
     metrics: Mapping[str, list[dict[str, Any]]]  # "sparse", and "dense" if there was one
+
+    @property
+    def model(self) -> ModelConfig | None:
+        """What config.json says; None where there is none, or none that is whole."""
+        try:
+            tables = json.loads(self.config or "")
+            return config_from_hf(tables) if isinstance(tables, dict) else None
+        except (GrainlineError, ValueError):
+            return None
 
 
 def read_outline(folder: Path) -> Outline:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +19,24 @@ CELLS = 60_000
 
 @dataclass(frozen=True)
 class Loads:
-    """Of one layer. `ratios_CE[c][e]`: load over even load in column c, experts in the order of their last loads."""
+    """Of one layer. `ratios_CE[c][e]`: load over even load in column c, experts in the order of their last loads.
+
+    Those without weights (MoE++) stand last; even is an even share of what those with weights got.
+    """
 
     edges: tuple[float, ...]  # tokens at the columns' borders, one more than columns
     ratios_CE: tuple[tuple[float, ...], ...]
     imbalance: tuple[Point, ...]  # (tokens, max over mean load), every step
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Of one layer: means over the last tenth of the steps, None where they weren't logged."""
+
+    layer: str
+    imbalance: float | None
+    entropy: float | None  # of what the router's scores are among all choices, as a share of the most there can be
+    costless: float | None  # share of the choices that went to experts without weights
 
 
 def has_loads(facts: Facts) -> bool:
@@ -34,20 +46,20 @@ def has_loads(facts: Facts) -> bool:
 
 def layer_loads(facts: Facts) -> list[Loads]:
     """Of every sparse layer of the sparse run; empty if it logged neither loads nor imbalance."""
-    metrics = facts.metrics["sparse"]
+    metrics, pool = facts.metrics["sparse"], facts.model.moe.pool if facts.model and facts.model.moe else None
     rows = [line for line in metrics if line.get("loads")]
     curves = [line for line in metrics if line.get("imbalance")]
     layers = len(rows[0]["loads"]) if rows else len(curves[0]["imbalance"]) if curves else 0
     found = []
     for layer in range(layers):
-        edges, ratios_CE = _columns(rows, layer, layers)
+        edges, ratios_CE = _columns(rows, layer, layers, pool)
         curve = [(float(line["tokens"]), float(line["imbalance"][layer])) for line in curves]
         found.append(Loads(edges, ratios_CE, tuple(point for point in curve if math.isfinite(point[1]))))
     return found
 
 
 def _columns(
-    rows: Sequence[dict[str, Any]], layer: int, layers: int
+    rows: Sequence[dict[str, Any]], layer: int, layers: int, pool: int | None
 ) -> tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]:
     """Neighbouring rows are added up where there are more than can be drawn."""
     if not rows:
@@ -61,8 +73,9 @@ def _columns(
         edges.append(float(block[-1]["tokens"]))
         sums_CE.append([sum(row["loads"][layer][e] for row in block) for e in range(experts)])
     last_E = [sum(row["loads"][layer][e] for row in rows[-max(1, len(rows) // 10) :]) for e in range(experts)]
-    order = sorted(range(experts), key=lambda e: -last_E[e])
-    even_C = [sum(sums_E) / experts or 1.0 for sums_E in sums_CE]
+    pool = experts if pool is None or pool > experts else pool
+    order = [*sorted(range(pool), key=lambda e: -last_E[e]), *range(pool, experts)]
+    even_C = [sum(sums_E[:pool]) / pool or 1.0 for sums_E in sums_CE]
     return tuple(edges), tuple(
         tuple(sums_E[e] / even for e in order) for sums_E, even in zip(sums_CE, even_C, strict=True)
     )
@@ -154,14 +167,35 @@ def load_legend(facts: Facts, width: float = 330) -> Drawing:
     return Drawing(width, 34, "Colours of the heat map, from little load to much", "".join(marks))
 
 
+def endings(facts: Facts) -> list[Ending]:
+    """How the routers of all sparse layers ended; empty if nothing of them was logged."""
+    lines = [line for line in facts.metrics["sparse"] if line.get("imbalance")]
+    last = lines[-max(1, len(lines) // 10) :] if lines else []
+    layers = len(last[0]["imbalance"]) if last else 0
+    choices = facts.model.moe.choices if facts.model and facts.model.moe else None
+
+    def mean(key: str, layer: int) -> float | None:
+        values = [line[key][layer] for line in last if line.get(key)]
+        return sum(values) / len(values) if values and all(map(math.isfinite, values)) else None
+
+    found = []
+    for layer, name in enumerate(layer_names(facts, layers)):
+        entropy = mean("entropy", layer)
+        share = None if entropy is None or choices is None or choices < 2 else entropy / math.log(choices)
+        found.append(Ending(name, mean("imbalance", layer), share, mean("costless", layer)))
+    return found
+
+
+def balance_loss(facts: Facts) -> float | None:
+    """The mean over the last tenth of the steps, before its coefficient; 1 is even. None where it wasn't logged."""
+    lines = [line for line in facts.metrics["sparse"] if line.get("imbalance") and line.get("balance_loss") is not None]
+    last = lines[-max(1, len(lines) // 10) :] if lines else []
+    return sum(line["balance_loss"] for line in last) / len(last) if last else None
+
+
 def layer_names(facts: Facts, layers: int) -> list[str]:
-    """As the model's config.json numbers them, from 1; plain numbers where it doesn't say."""
-    try:
-        config = json.loads(facts.config or "{}")
-        first, last = int(config["first_k_dense_replace"]), int(config["num_hidden_layers"])
-        further = int(config.get("num_nextn_predict_layers") or 0)
-    except (KeyError, TypeError, ValueError):
-        first = last = further = -1
-    if first >= 0 and last - first + further == layers:
-        return [f"layer {i + 1} of {last}" for i in range(first, last)] + ["MTP layer"] * further
+    """As the model's config numbers them, from 1; plain numbers where it doesn't say."""
+    model = facts.model
+    if model is not None and len(model.sparse_layers) == layers:
+        return [f"layer {i + 1} of {model.layers}" if i < model.layers else "MTP layer" for i in model.sparse_layers]
     return [f"sparse layer {i + 1}" for i in range(layers)]

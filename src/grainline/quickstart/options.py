@@ -21,6 +21,7 @@ class Options:
     depth: int | None = None  # default: by the time there is
     text: tuple[str, ...] = ("builtin",)
     seed: int = 0
+    set: tuple[str, ...] = ()  # keys of the sparse model's config, as in "moe.router=expert-choice"
 
     def __post_init__(self) -> None:
         if not LEAST_MINUTES <= self.minutes <= MOST_MINUTES:  # nan is neither
@@ -35,7 +36,8 @@ class Options:
 
     def tables(self) -> dict[str, Any]:
         """Plain values, as kept in quickstart.json."""
-        return {"minutes": self.minutes, "depth": self.depth, "text": list(self.text), "seed": self.seed}
+        said = {"minutes": self.minutes, "depth": self.depth, "text": list(self.text), "seed": self.seed}
+        return said | ({"set": list(self.set)} if self.set else {})
 
 
 @dataclass(frozen=True)

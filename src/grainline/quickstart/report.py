@@ -12,7 +12,7 @@ from grainline._words import count, join, percent, power, printable, size
 from grainline.documents import write_atomically
 from grainline.quickstart.facts import Evaluation, Facts, Outline, Share, read_evaluation, read_facts
 from grainline.quickstart.figures import course_panels, loss_curves, part_dots, series, time_bars
-from grainline.quickstart.loads import has_loads, load_legend, load_panels
+from grainline.quickstart.loads import balance_loss, endings, has_loads, load_legend, load_panels
 from grainline.quickstart.plot import DARK, LIGHT, Drawing, mark, stylesheet
 from grainline.quickstart.prose import to_html
 from grainline.quickstart.verdict import against, device, noun, verdict
@@ -74,6 +74,9 @@ def page(facts: Facts, folder: Path) -> str:
         loss_curves=figure(loss_curves(facts), loss_curves(facts, NARROW, 300)),
         part_dots=figure(part_dots(facts), part_dots(facts, NARROW)),
         load_panels=[figure(panel) for panel in panels],
+        endings=endings(facts),
+        balance_loss=balance_loss(facts),
+        has_bias=facts.model is None or facts.model.moe is None or facts.model.moe.bias_balanced,
         load_legend=figure(load_legend(facts)) if has_loads(facts) else "",
         time_bars=figure(time_bars(facts), time_bars(facts, NARROW)) if outline.timings else "",
         total_time=duration(outline.seconds),
@@ -255,6 +258,7 @@ def commands(outline: Outline, folder: Path) -> dict[str, str]:
         value = outline.options.get(option)
         if value is not None:
             words += [f"--{option}", str(value).removesuffix(".0")]
+    words += [word for setting in outline.options.get("set") or () for word in ("--set", setting)]
     if not outline.is_builtin:
         words += ["--text", *outline.text]
     model, recipe = str(folder / "model"), str(folder / "recipe.toml")

@@ -24,7 +24,7 @@ from grainline.eval.bits_per_byte import bits_per_byte
 from grainline.eval.scores import Scores
 from grainline.hardware import look
 from grainline.models.count import parameters
-from grainline.models.dial import config_for_depth, dense_twin
+from grainline.models.dial import dense_twin
 from grainline.models.generate import Sampling, generate
 from grainline.models.loading import load
 from grainline.plan.scaling_laws import is_fitted
@@ -38,6 +38,7 @@ from grainline.quickstart.budget import (
     vocabulary_for,
 )
 from grainline.quickstart.options import Options, QuickstartFolder
+from grainline.quickstart.settings import sparse_config
 from grainline.quickstart.speed import measure_speed
 from grainline.train.run import train
 
@@ -76,7 +77,7 @@ class Run:
     def sparse(self) -> ModelConfig:
         """The sparse model's config, once the tokenizer is there."""
         tokenizer = Tokenizer.load(self.folder.tokenizer)
-        config = config_for_depth(self.facts["depth"], tokenizer.vocab_size, SEQUENCE_LENGTH)
+        config = sparse_config(self.facts["depth"], tokenizer.vocab_size, SEQUENCE_LENGTH, self.options.set)
         ids = ("bos_token_id", "eos_token_id", "pad_token_id")
         return config.model_copy(update={name: getattr(tokenizer, name) for name in ids})
 
@@ -91,6 +92,7 @@ def see_machine(run: Run) -> None:
     """Cores, memory, GPU, and what will be done with them."""
     machine = look(disk=run.folder.out)
     depth = run.options.depth or depth_for(run.options.minutes)
+    sparse_config(depth, vocabulary_for(depth), SEQUENCE_LENGTH, run.options.set)  # what can't be is told at once
     run.know(machine=machine.as_dict(), depth=depth)
     gpu = machine.accelerators[0].name if machine.accelerators else "no GPU"
     free = f"{machine.memory_available_bytes / 2**30:.0f} GiB of free memory"

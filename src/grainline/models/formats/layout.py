@@ -178,7 +178,7 @@ def _cca(config: ModelConfig, names: Names, ours: str, theirs: str) -> Iterator[
     D, a = config.hidden_size, config.attention
     projection, channels = f"{theirs}qkv_proj.", a.conv_channels
     q_rows, kv_rows, (of_channel, of_head) = a.heads * a.head_dim, a.key_value_heads * a.head_dim, a.conv_kernels
-    rows = (("q", "q_proj", q_rows), ("k", "k_proj", kv_rows))
+    rows: tuple[tuple[str, str, int], ...] = (("q", "q_proj", q_rows), ("k", "k_proj", kv_rows))
     rows += (("v", "v_proj_current", kv_rows // 2), ("v_before", "v_proj_delayed", kv_rows // 2))
     for part, name, size in rows:
         yield from _linear(f"{ours}{part}", projection + name, (size, D), a.bias)

@@ -55,6 +55,7 @@ VERBS: dict[str, dict[str, Verb]] = {
         "hardware": Verb("hardware", "this machine's cores, memory, accelerators and matmul rates"),
         "hardware catalogue": Verb("hardware_catalogue", "published figures of devices and links, with their sources"),
         "hardware measure": Verb("hardware_measure", "measure rates and write them as a cluster document"),
+        "hardware tune": Verb("hardware_tune", "measure the Triton kernels' tiles on this GPU and keep the fastest"),
     },
 }
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from expert_cases import routed
 
 from grainline.documents import Attention, ModelConfig, Moe
 from grainline.documents.recipe import Loss
@@ -11,6 +18,9 @@ from grainline.models.build import build
 from grainline.models.cells import Batch, Carry, cell_names
 from grainline.models.dial import config_for_depth, dense_twin
 from grainline.models.loss import loss_sums, run_cells
+from grainline.models.model import Model
+from grainline.models.moe import Moment
+from grainline.models.moe.routers import ROUTERS
 from grainline.models.part import modules_of
 from grainline.schedule.cells import cells_of
 
@@ -27,6 +37,18 @@ TIED = ModelConfig(
     moe=Moe(experts=4, top_k=2, expert_hidden=8, dense_layers=(0, 1)),
 )
 CONFIGS = {"ling": LING, "tied": TIED, "dense": dense_twin(LING).model_copy(update={"mtp_depth": 0})}
+CONFIGS |= {f"{kind}": routed(kind, layers=4, dense_layers=(1,)) for kind in ROUTERS}
+TRAINING = Moment(True, 0.4, 7)
+
+
+def made(config: ModelConfig, **options: Any) -> Model:
+    """With all tensors random, in float64, at a moment at which routers choose as in training."""
+    model = build(config, **options, dtype=torch.float64)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        draw = torch.Generator().manual_seed(sum(map(ord, name)))
+        tensor.data += 0.1 * torch.randn(tensor.shape, generator=draw).to(tensor.dtype)
+    model.moment = TRAINING
+    return model
 
 
 @pytest.fixture(params=CONFIGS)
@@ -41,11 +63,11 @@ def test_schedules_and_models_call_cells_alike(config: ModelConfig) -> None:
 def test_cells_one_by_one_on_parts_of_their_own_are_the_model(config: ModelConfig) -> None:
     ids = torch.randint(0, 60, (3, 13), generator=torch.Generator().manual_seed(0))
     options = {"bos_token_id": 1, "mtp_every": 2}
-    whole = loss_sums(build(config, seed=4), ids, **options)
+    whole = loss_sums(made(config, seed=4), ids, **options)
     loss, parts, carry = Loss(z_loss=0.1, balance_loss=0.2), [], Carry()
     for cell in cell_names(config):
         batch = Batch.of(config, ids, **options)
-        carry, sums = run_cells(build(config, seed=4, cells=[cell]), [cell], batch, carry)
+        carry, sums = run_cells(made(config, seed=4, cells=[cell]), [cell], batch, carry)
         parts.append(sums)
     assert carry == Carry()
     assert sum(p.tokens for p in parts) == whole.tokens

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_pairs import CASES, NEEDS, WITH
+from expert_cases import CASES, NEEDS, WITH
 
 from grainline.documents import Attention, DocumentError, GrainlineError, ModelConfig, Moe
 from grainline.models import formats

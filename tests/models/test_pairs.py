@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+import sys
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
+
+sys.path.insert(0, str(Path(__file__).parent))
+from expert_cases import CASES, NEEDS, WITH, allowed
 
 from grainline.documents import DocumentError, ModelConfig
 from grainline.documents.moe import REFUSED, Feature, RouterKind
@@ -18,15 +22,6 @@ from grainline.models.moe.routers import ROUTERS
 
 D, B, S = 10, 2, 8
 TRAINING = Moment(True, 0.4, 7)
-WITH: dict[Feature, dict[str, Any]] = {
-    "bottleneck": {"expert": "bottleneck", "latent": 4},
-    "costless": {"zero": 1, "copy_experts": 2, "constant": 3},
-    "reuse": {"reuse": 2},
-    "groups": {"groups": 4, "top_groups": 2},
-    "bias_balanced": {"bias_balanced": True},
-    "capacity": {"capacity": 0.75},
-}
-NEEDS: dict[RouterKind, dict[str, Any]] = {"depth-averaged": {"router_hidden": 6}, "token-rounding": {"tile": 4}}
 
 
 def config(kind: RouterKind, features: tuple[Feature, ...]) -> ModelConfig:
@@ -37,13 +32,6 @@ def config(kind: RouterKind, features: tuple[Feature, ...]) -> ModelConfig:
     attention = {"heads": 1, "head_dim": 8}
     sizes = {"vocab_size": 16, "hidden_size": D, "layers": 2, "ffn_hidden": 8}
     return ModelConfig.parse({**sizes, "attention": attention, "moe": moe}, "pairs.toml")
-
-
-def allowed(kind: RouterKind) -> list[tuple[Feature, ...]]:
-    """None, each, each two, and all at once."""
-    those = [feature for feature in get_args(Feature) if (kind, feature) not in REFUSED]
-    sets: list[tuple[Feature, ...]] = [(), *((one,) for one in those), *combinations(those, 2)]
-    return sets if tuple(those) in sets else [*sets, tuple(those)]
 
 
 def randomised(module: torch.nn.Module, seed: int) -> None:
@@ -76,9 +64,6 @@ def by_hand(layer: MoeLayer, x_TD: Tensor, routing: Routing, experts: SwigluExpe
                 y_D = y_D + score * (a * x_D + b * layer.costless.vector_JD[j])  # type: ignore[union-attr, index]
         out.append(y_D)
     return torch.stack(out)
-
-
-CASES = [(kind, features) for kind in ROUTERS for features in allowed(kind)]
 
 
 @pytest.mark.parametrize("moment", [AT_REST, TRAINING], ids=["at rest", "training"])

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
-from test_pairs import NEEDS, WITH, allowed
+from expert_cases import NEEDS, WITH, allowed
 
 import grainline
 from grainline.documents import GrainlineError, ModelConfig, Plan, Recipe

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
+from expert_cases import routed
 
 from grainline.documents import Attention, ModelConfig, Moe
 from grainline.documents.recipe import Loss
 from grainline.models.cells import Batch, cell_names
 from grainline.models.dial import config_for_depth
+from grainline.models.moe import AT_REST, Moment
+from grainline.models.moe.routers import ROUTERS
 from grainline.schedule import Schedule, add_messages
 from grainline.schedule.passes.offload import with_offload
 from grainline.schedule.passes.recompute import with_recompute
@@ -82,6 +89,9 @@ MODELS = {
     ),
 }
 
+# Every router with all that it goes with, and a dense block that hands on what they carry.
+MODELS |= {kind: routed(kind, vocab_size=VOCABULARY, layers=4, dense_layers=(1,)) for kind in ROUTERS}
+
 Change = Callable[[Schedule], Schedule]
 
 
@@ -106,6 +116,7 @@ class Case:
     compute: torch.dtype | None = None  # what activations are; default: as parameters
     paths: tuple[tuple[tuple[int, int], ...], ...] | None = None
     replicas: int = 1
+    moment: Moment = AT_REST
     backwards: Literal["planned", "arrival"] = "planned"
 
     def made(self, ranks: int) -> Schedule:
@@ -207,6 +218,10 @@ TWO = _cases(2) | {
             ((0, 0), (3, 1), (1, 1), (2, 1), (5, 1)),  # block 2 is on both ranks
         ),
     ),
+}
+TWO |= {
+    f"router {kind}": Case("zb-h1" if i % 2 else "1f1b", kind, moment=Moment(True, 0.4, 7))
+    for i, kind in enumerate(ROUTERS)
 }
 FOUR = {
     name: case

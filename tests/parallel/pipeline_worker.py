@@ -23,7 +23,7 @@ from grainline.schedule import Kind
 def alone(case: Case, stages: tuple[tuple[str, ...], ...], paths: Any, replica_ids: list[list[torch.Tensor]]) -> Any:
     """The whole model in this process: gradients, losses and counts of the same micro-batches, cell by cell."""
     model = build(MODELS[case.model], dtype=case.dtype, seed=3)
-    model.compute_dtype = case.compute
+    model.compute_dtype, model.moment = case.compute, case.moment
     nudge(model)
     loss, counts = 0.0, 0
     for ids in replica_ids:
@@ -39,7 +39,11 @@ def alone(case: Case, stages: tuple[tuple[str, ...], ...], paths: Any, replica_i
 def nudge(model: Model) -> None:
     """Make gains, biases and buffers count: zeros and ones hide mistakes."""
     generator = torch.Generator().manual_seed(5)
-    names = sorted(name for name, p in [*model.named_parameters(), *model.named_buffers()] if p.ndim == 1)
+    names = sorted(
+        name
+        for name, p in [*model.named_parameters(), *model.named_buffers()]
+        if p.ndim == 1 or name.endswith("residual_EE")
+    )
     state = dict(model.named_parameters()) | dict(model.named_buffers())
     with torch.no_grad():
         for name in names:
@@ -61,6 +65,7 @@ def check(case: Case, world: int) -> dict[str, Any]:
     part = build(MODELS[case.model], dtype=case.dtype, seed=3, cells=held)
     nudge(part)
     part.compute_dtype, part.recompute = case.compute or case.dtype, case.recompute
+    part.moment = case.moment
     runtime = connection.runtime(
         schedule, stages, part, loss=LOSS, batch_tokens=case.batch_tokens, backwards=case.backwards
     )

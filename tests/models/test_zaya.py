@@ -76,22 +76,7 @@ def config(layers: int = 3, **moe: object) -> ModelConfig:
 
 def zaya1() -> ModelConfig:
     """As published."""
-    return ModelConfig(
-        family="zaya",
-        vocab_size=262_272,
-        hidden_size=2048,
-        layers=40,
-        ffn_hidden=2048,
-        max_positions=131_072,
-        norm_eps=1e-5,
-        tie_embeddings=True,
-        residual_scaling=True,
-        attention=Attention(kind="cca", heads=8, kv_heads=2, head_dim=128, rope=Rope(theta=5e6, fraction=0.5)),
-        moe=Moe(
-            experts=16, top_k=1, expert_hidden=2048, router="depth-averaged", router_hidden=256, zero=1,
-            bias_balanced=True, normalize=False,
-        ),
-    )  # fmt: skip
+    return ModelConfig.load(Path(__file__).parents[2] / "examples/models/zaya1.toml")
 
 
 def randomise(module: torch.nn.Module, seed: int) -> None:

@@ -48,6 +48,7 @@ VERBS: dict[str, dict[str, Verb]] = {
     },
     "Decide before you pay": {
         "simulate": Verb("simulate", "what a step of pipelined training would take on a cluster"),
+        "plan size": Verb("plan_size", "message sizes and shapes of products that a cluster likes, and why"),
         "plan skip": Verb("plan_skip", "a pipeline whose micro-batches skip stages, for slow and unequal links"),
     },
     "Know the machine": {

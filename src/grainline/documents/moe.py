@@ -148,7 +148,7 @@ class Moe(Part):
         """s, the share of choices that fall on experts with weights once loads are as `tau` has them.
 
         The balance loss Σ η·f·P is least where loads go as 1/η, η = 1 for experts with weights and τ for costless ones
-        (MoE++, section 3.2): s = τ·N / (τ·N + costless). FFNs of a token are top_k · s.
+        (MoE++, section 3.3): s = τ·N / (τ·N + costless). FFNs of a token are top_k · s.
         """
         if self.router == "depth-averaged":
             return 1.0  # its bias makes skipping the exception, and published counts have one expert for each token

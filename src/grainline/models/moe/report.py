@@ -45,7 +45,7 @@ def sequence_balance(
 
 
 def weights(moe: Moe, like: Tensor) -> Tensor | None:
-    """η of each choice: τ for experts without weights, 1 for the others (MoE++, arXiv 2410.07348, section 3.2)."""
+    """η of each choice: τ for experts without weights, 1 for the others (MoE++, arXiv 2410.07348, section 3.3)."""
     if not moe.costless:
         return None
     return torch.cat((like.new_ones(moe.pool), like.new_full((moe.costless,), moe.tau)))

@@ -1,0 +1,236 @@
+"""MoE++ (arXiv 2410.07348): zero, copy and constant experts beside the FFN experts, so that tokens pay for fewer FFNs.
+
+Time is taken of the expert layer's work alone, as in the paper, on routings drawn so that a given share s of choices
+falls on FFNs: what a trained router makes of s is the other claims' matter. Training is at a scale far below the
+paper's, with its 8 + 4 experts; it shows which way an effect points. Where runs depart from the paper: the balancing
+loss is taken within each sequence and normalised to 1, its coefficient is 0.01 of that (the paper's 0.01 would be
+0.0015), and the optimiser is Muon.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from grainline.documents import ModelConfig, Moe
+from grainline.exhibits.expert_bytes import Counter
+from grainline.exhibits.figure import MARKERS, MUTED, colour, drawing, svg
+from grainline.exhibits.find import Measure
+from grainline.exhibits.frame import Claim, Measurement, Scale
+from grainline.exhibits.harness import alternate, estimate, ratio
+from grainline.exhibits.moe_plus_plus_time import SHARES, Trial, fitted, prepared
+from grainline.exhibits.small_models import draw_curves, ends, peak_rate, recipe, runs_of, small_model
+from grainline.exhibits.training import Run
+
+SEEDS = (0, 1, 2)
+LAYERS, SIZE, HIDDEN = 4, 128, 128
+TAUS = (0.1, 0.75, 1.0)
+PAPER_TIME = {  # experts: τ → vanilla's expert forward time over MoE++'s
+    "0.6B/(8+4)": {0.1: 2.645, 0.75: 1.252, 1.0: 1.191},
+    "1B/(16+4)": {0.1: 2.112, 0.75: 1.221, 1.0: 1.152},
+    "2B/(32+8)": {0.1: 1.635, 0.75: 1.218, 1.0: 1.157},
+    "7B/(16+4)": {0.75: 1.278},
+}
+
+TIME = Claim(
+    name="moe-plus-plus.time",
+    text=(
+        "Experts take less time where some choices cost nothing: at τ = 0.75 with 16 + 4 experts, D 768 and F 2,048, "
+        "1.22 times the throughput of the plain layer; 1/s = 1.333 is the bound."
+    ),
+    quantity="expert forward time of the plain layer / MoE++'s at s = 0.75",
+    expected=4 / 3,
+    margin=0.1 * 4 / 3,
+    better="higher",
+    baseline="16 FFN experts of the same size, every token choosing 2 of them",
+    seeds=(0,),
+    how="real",
+)
+TOKENS = Claim(
+    name="moe-plus-plus.tokens",
+    text="At equal tokens MoE++ is no worse than the plain model of as many FFNs: 45.6 against 44.3 (0.6B, τ 0.75).",
+    quantity="held-out bits per byte of MoE++ at τ = 0.75 / the plain model's, after equal tokens",
+    expected=1.0,
+    margin=0.005,
+    better="lower",
+    baseline="the same model with its 8 FFN experts only, top-2, same rate, losses and capacity",
+    seeds=SEEDS,
+    how="real",
+)
+FLOPS = Claim(
+    name="moe-plus-plus.flops",
+    text="At equal FLOPs of FFNs MoE++ is better than the plain model (abstract: and 1.1 to 2.1 times as fast).",
+    quantity="held-out bits per byte of MoE++ at τ = 0.75 / the plain model's, after equal FLOPs of FFNs",
+    expected=0.99,
+    margin=0.01,
+    better="lower",
+    baseline="the plain model trained for s = 0.6 of the steps, its learning rate decaying over them",
+    seeds=SEEDS,
+    how="real",
+)
+SHARE = Claim(
+    name="moe-plus-plus.share",
+    text="τ sets the share of choices that fall on FFNs: s = τN/(τN + Z), 0.6 with 8 + 4 experts at 0.75 (3.3).",
+    quantity="|share of choices on FFNs / s − 1|, mean of layers over the last quarter of the steps, at τ = 0.75",
+    expected=0.0,
+    margin=0.05,
+    better="lower",
+    baseline="s, by formula",
+    seeds=SEEDS,
+    how="real",
+)
+BYTES = Claim(
+    name="moe-plus-plus.bytes",
+    text="Costless experts are on every rank, so that only choices of FFNs go through the all-to-all (section 3.1).",
+    quantity="|bytes of MoE++ / bytes of the plain layer − share of its choices on FFNs|, there, back and in backward",
+    expected=0.0,
+    margin=0.0,
+    better="lower",
+    baseline="the plain layer on the same tokens",
+    seeds=(0,),
+    how="real",
+    quick_decides=True,
+)
+
+
+def model(tau: float | None) -> ModelConfig:
+    """MoE++ with 8 + 4 experts, or the plain model with its 8."""
+    plain: dict[str, Any] = {"experts": 8, "top_k": 2, "expert_hidden": HIDDEN, "capacity": 1.1}
+    costless = {"router": "gating-residual", "zero": 1, "copy_experts": 1, "constant": 2, "tau": tau}
+    more = {"router": "softmax-topk"} if tau is None else costless
+    return small_model(LAYERS, SIZE, Moe.model_validate(plain | more))
+
+
+def share_of(tau: float) -> float:
+    """s of the trained model."""
+    moe = model(tau).moe
+    assert moe is not None
+    return moe.ffn_share
+
+
+def trained_runs(scale: Scale) -> dict[str, list[Run]]:
+    """The plain model in full and for s of the steps, and MoE++ at each τ."""
+    peak = peak_rate(scale, model(None))
+    wanted: dict[str, tuple[float | None, float]] = {"plain": (None, 1.0), "plain, fewer steps": (None, share_of(0.75))}
+    wanted |= {named(tau): (tau, 1.0) for tau in TAUS}
+    recipes = {
+        name: [recipe(name, model(tau), scale, seed, peak, share) for seed in scale.seeds]
+        for name, (tau, share) in wanted.items()
+    }
+    return runs_of(recipes, scale)
+
+
+def named(tau: float) -> str:
+    """In figures and results."""
+    return f"MoE++, τ {tau:g}"
+
+
+def measure_tokens(scale: Scale) -> Measurement:
+    """Every τ is drawn and kept; 0.75 decides."""
+    runs = trained_runs(scale)
+    full = {name: of for name, of in runs.items() if name != "plain, fewer steps"}
+    found = ratio(ends(full[named(0.75)]), ends(full["plain"]))
+    picture = draw_curves(TOKENS, full, dict.fromkeys(full, 1.0), "million tokens")
+    details = {"bits_per_byte": {name: ends(of) for name, of in full.items()}, "ffn_share": _shares(full)}
+    return Measurement(found.value, found.error_bar, picture, details)
+
+
+def measure_flops(scale: Scale) -> Measurement:
+    """The same runs over what their FFNs cost, and the plain model that stopped earlier."""
+    runs = trained_runs(scale)
+    cost = dict.fromkeys(runs, 1.0) | {named(tau): share_of(tau) for tau in TAUS}
+    found = ratio(ends(runs[named(0.75)]), ends(runs["plain, fewer steps"]))
+    picture = draw_curves(FLOPS, runs, cost, "FLOPs of FFNs, as million tokens of the plain model")
+    details = {"bits_per_byte": {name: ends(of) for name, of in runs.items()}, "cost": cost}
+    return Measurement(found.value, found.error_bar, picture, details)
+
+
+def measure_share(scale: Scale) -> Measurement:
+    """By the choices that routers made in training."""
+    runs = trained_runs(scale)
+    late = _shares({named(tau): runs[named(tau)] for tau in TAUS})
+    found = estimate([abs(share / share_of(0.75) - 1) for share in late[named(0.75)]])
+    with drawing() as (figure, (axes,)):
+        for i, tau in enumerate(TAUS):
+            for each in runs[named(tau)]:
+                steps = [line["step"] for line in each.metrics]
+                shares = [1 - statistics.fmean(line["costless"]) for line in each.metrics]
+                axes.plot(
+                    steps, shares, color=colour(i), lw=0.9, label=named(tau) if each is runs[named(tau)][0] else None
+                )
+            axes.axhline(share_of(tau), color=MUTED[0], lw=0.8, ls=":")
+        axes.set(ylim=(0, 1), xlabel="step", ylabel="share of choices", title="Choices that fall on FFNs; dotted: s")
+        axes.legend()
+        picture = svg(figure, SHARE.name, f"Share of choices on FFNs over training. {SHARE.quantity}.")
+    return Measurement(
+        found.value, found.error_bar, picture, {"late_share": late, "s": {tau: share_of(tau) for tau in TAUS}}
+    )
+
+
+def _shares(runs: Mapping[str, Sequence[Run]]) -> dict[str, list[float]]:
+    """Share of choices on FFNs, mean of layers over the last quarter of the steps; of models with costless experts."""
+    found = {}
+    for name, of in runs.items():
+        late = [each.metrics[-max(1, len(each.metrics) // 4) :] for each in of]
+        if all("costless" in line for lines in late for line in lines):
+            found[name] = [1 - statistics.fmean(v for line in lines for v in line["costless"]) for lines in late]
+    return found
+
+
+def measure_bytes(scale: Scale) -> Measurement:
+    """One layer of each on the same tokens, every row that reaches the dispatcher counted."""
+    import torch
+
+    from grainline.models.build import build
+    from grainline.models.moe import MoeLayer
+
+    x_BSD = torch.randn(4, scale.pick(full=1024, quick=128), SIZE, generator=torch.Generator().manual_seed(0))
+    counted, shares = {}, {}
+    for name, tau in {"plain": None, **{named(tau): tau for tau in TAUS}}.items():
+        config = model(tau)
+        layer = build(config, seed=1).blocks[0].ffn
+        assert isinstance(layer, MoeLayer)
+        counter = Counter.on(layer)
+        out = layer(x_BSD.clone().requires_grad_(), report=True)
+        out.out_BSD.square().sum().backward()
+        counts = out.report.counts_E.tolist()
+        counted[name] = counter.forward_bytes + counter.backward_bytes
+        shares[name] = sum(counts[:8]) / sum(counts)
+    worst = max(abs(counted[name] / counted["plain"] - shares[name]) for name in counted)
+    return Measurement(worst, (worst, worst), None, {"bytes": counted, "ffn_share": shares})
+
+
+def measure_time(scale: Scale) -> Measurement:
+    """Routings with each share in turn, and t = a + b·s fitted to their medians."""
+    trial = scale.pick(full=Trial(768, 2048, 4096), quick=Trial(64, 128, 256))
+    seconds = alternate(prepared(trial), rounds=scale.pick(full=7, quick=2))
+    found = ratio(seconds["plain"], seconds["s 0.75"])
+    medians = {name: statistics.median(of) for name, of in seconds.items()}
+    fixed, per_share = fitted([(share, medians[name]) for name, share in SHARES.items()])
+    overhead = fixed / (fixed + per_share)
+    scale.tell(f"t = a + b·s with a/(a + b) = {overhead:.3f}; the paper's times have 0.26 to 0.45")
+    with drawing() as (figure, (axes,)):
+        for i, (name, of) in enumerate(PAPER_TIME.items()):
+            experts, costless = (int(n) for n in name.split("(")[1].rstrip(")").split("+"))
+            shares = [tau * experts / (tau * experts + costless) for tau in of]
+            axes.plot(
+                shares, list(of.values()), color=MUTED[0], marker=MARKERS[i], ms=4, lw=0.7, label=f"paper, {name}"
+            )
+        here = {share: medians["plain"] / medians[name] for name, share in SHARES.items()}
+        axes.plot(list(here), list(here.values()), color=colour(0), marker="o", label="here")
+        axes.plot(list(here), [1 / share for share in here], color=colour(1), ls=":", label="1/s")
+        axes.set(xlabel="s, share of choices on FFNs", ylabel="times as fast", title="Work of the experts, forward")
+        axes.legend()
+        picture = svg(figure, TIME.name, f"Speed-up of expert work by share of FFN choices. {TIME.quantity}.")
+    details = {"seconds": seconds, "a": fixed, "b": per_share, "a/(a+b)": overhead}
+    return Measurement(found.value, found.error_bar, picture, details)
+
+
+MEASURES: dict[Claim, Measure] = {
+    TIME: measure_time,
+    TOKENS: measure_tokens,
+    FLOPS: measure_flops,
+    SHARE: measure_share,
+    BYTES: measure_bytes,
+}

@@ -57,8 +57,8 @@ def test_the_models_differ_in_costless_experts_alone(tmp_path: Path) -> None:
     for table in tables:
         del table["model"]
     assert tables[0] == tables[1]
-    short = recipe("x", plain, scale, 1, peak, exhibit.share_of(0.75))
-    assert short.training.steps == round(0.6 * 600)
+    short = recipe("x", plain, scale, 1, peak, 0.75)
+    assert (short.training.steps, short.learning_rate.warmup_steps) == (450, 45)
 
 
 @pytest.mark.slow
@@ -69,6 +69,9 @@ def test_every_claim_is_measured_by_real_runs(tmp_path: Path) -> None:
         found[claim.name] = measure(Scale.of(claim, True, tmp_path, told.append))
         json.dumps(found[claim.name].details)
     assert len([line for line in told if "bits per byte" in line]) == 5
+    cost = found["moe-plus-plus.flops"].details["cost"]
+    assert cost["plain"] == cost["plain, fewer steps"] == 1
+    assert all(0 < cost[f"MoE++, τ {tau:g}"] < 1 for tau in exhibit.TAUS)
     assert found["moe-plus-plus.bytes"].measured == 0
     counted = found["moe-plus-plus.bytes"].details
     assert counted["bytes"]["MoE++, τ 0.75"] < counted["bytes"]["plain"]

@@ -18,7 +18,7 @@ from grainline.models.cells import Batch, Carry, cell_names
 from grainline.models.count import ffn_parameters, parameters, router_parameters
 from grainline.models.loss import loss_sums
 from grainline.models.model import Model
-from grainline.models.moe import MoeLayer, Moment
+from grainline.models.moe import MoeLayer, Moment, step_bias
 from grainline.models.moe.capacity import limits, within_capacity
 from grainline.models.moe.report import router_report, sequence_balance
 from grainline.models.moe.router import TopKRouter
@@ -302,6 +302,23 @@ def test_balance_is_the_published_sum_and_least_where_loads_go_as_tau_says() -> 
     plain = sequence_balance(score_TE, torch.arange(6), torch.tensor([0, 1, 2, 3, 4, 0]), 2)
     even = sequence_balance(score_TE, torch.arange(6), torch.tensor([0, 1, 2, 3, 4, 0]), 2, torch.ones(5))
     torch.testing.assert_close(plain, even)
+
+
+def test_a_selection_bias_brings_the_share_of_ffns_to_what_tau_says() -> None:
+    moe = {"router": "sigmoid-topk", "bias_balanced": True, "tau": 0.5}
+    model = build(config(1, **moe), seed=1)
+    wanted = config(1, **moe).moe
+    assert wanted is not None
+    router = model.blocks[0].ffn.router
+    router.weight_ED.data.normal_(generator=torch.Generator().manual_seed(3))
+    x_TD = torch.randn(2000, 16, generator=torch.Generator().manual_seed(2))
+    for rate in [2e-2] * 200 + [2e-3] * 200:
+        counts_E = router(x_TD, 1, False).routing.counts_E
+        step_bias(model, counts_E.unsqueeze(0), rate)
+    share_E = counts_E / counts_E.sum()
+    even_E = torch.tensor([0.5] * 4 + [1.0] * 4) / 6
+    torch.testing.assert_close(share_E, even_E, rtol=0.06, atol=0)
+    assert float(share_E[:4].sum()) == pytest.approx(wanted.ffn_share, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ FLOPS = Claim(
     expected=0.99,
     margin=0.01,
     better="lower",
-    baseline="the plain model trained for s = 0.6 of the steps, its learning rate decaying over them",
+    baseline="the plain model, trained for as many steps as cost its FFNs what MoE++'s cost; its rate decays, too",
     seeds=SEEDS,
     how="real",
 )
@@ -109,16 +109,12 @@ def share_of(tau: float) -> float:
     return moe.ffn_share
 
 
-def trained_runs(scale: Scale) -> dict[str, list[Run]]:
-    """The plain model in full and for s of the steps, and MoE++ at each τ."""
+def trained_runs(scale: Scale, plain_steps: float = 1.0) -> dict[str, list[Run]]:
+    """The plain model for a share of the steps, and MoE++ at each τ."""
     peak = peak_rate(scale, model(None))
-    wanted: dict[str, tuple[float | None, float]] = {"plain": (None, 1.0), "plain, fewer steps": (None, share_of(0.75))}
-    wanted |= {named(tau): (tau, 1.0) for tau in TAUS}
-    recipes = {
-        name: [recipe(name, model(tau), scale, seed, peak, share) for seed in scale.seeds]
-        for name, (tau, share) in wanted.items()
-    }
-    return runs_of(recipes, scale)
+    plain = {"plain": [recipe("plain", model(None), scale, seed, peak, plain_steps) for seed in scale.seeds]}
+    more = {named(tau): [recipe(named(tau), model(tau), scale, seed, peak) for seed in scale.seeds] for tau in TAUS}
+    return runs_of(plain | more, scale)
 
 
 def named(tau: float) -> str:
@@ -129,17 +125,18 @@ def named(tau: float) -> str:
 def measure_tokens(scale: Scale) -> Measurement:
     """Every τ is drawn and kept; 0.75 decides."""
     runs = trained_runs(scale)
-    full = {name: of for name, of in runs.items() if name != "plain, fewer steps"}
-    found = ratio(ends(full[named(0.75)]), ends(full["plain"]))
-    picture = draw_curves(TOKENS, full, dict.fromkeys(full, 1.0), "million tokens")
-    details = {"bits_per_byte": {name: ends(of) for name, of in full.items()}, "ffn_share": _shares(full)}
+    found = ratio(ends(runs[named(0.75)]), ends(runs["plain"]))
+    picture = draw_curves(TOKENS, runs, dict.fromkeys(runs, 1.0), "million tokens")
+    details = {"bits_per_byte": {name: ends(of) for name, of in runs.items()}, "ffn_share": _spent(runs)}
     return Measurement(found.value, found.error_bar, picture, details)
 
 
 def measure_flops(scale: Scale) -> Measurement:
-    """The same runs over what their FFNs cost, and the plain model that stopped earlier."""
-    runs = trained_runs(scale)
-    cost = dict.fromkeys(runs, 1.0) | {named(tau): share_of(tau) for tau in TAUS}
+    """The same runs over what their FFNs cost, and a plain model that may cost as much as MoE++ at τ = 0.75 did."""
+    full = trained_runs(scale)
+    cost = _spent(full)
+    runs = full | {"plain, fewer steps": trained_runs(scale, round(cost[named(0.75)], 2))["plain"]}
+    cost |= {"plain, fewer steps": 1.0}
     found = ratio(ends(runs[named(0.75)]), ends(runs["plain, fewer steps"]))
     picture = draw_curves(FLOPS, runs, cost, "FLOPs of FFNs, as million tokens of the plain model")
     details = {"bits_per_byte": {name: ends(of) for name, of in runs.items()}, "cost": cost}
@@ -166,6 +163,15 @@ def measure_share(scale: Scale) -> Measurement:
     return Measurement(
         found.value, found.error_bar, picture, {"late_share": late, "s": {tau: share_of(tau) for tau in TAUS}}
     )
+
+
+def _spent(runs: Mapping[str, Sequence[Run]]) -> dict[str, float]:
+    """FFNs computed, of those that the plain model computes in as many steps: share of choices, over all steps."""
+    found = {}
+    for name, of in runs.items():
+        costless = [share for each in of for line in each.metrics for share in line.get("costless", [0.0])]
+        found[name] = 1 - statistics.fmean(costless)
+    return found
 
 
 def _shares(runs: Mapping[str, Sequence[Run]]) -> dict[str, list[float]]:

@@ -13,6 +13,7 @@ EXHIBITS: dict[str, str] = {
     "rexmoe": "rexmoe",
     "skippipe": "skippipe",
     "vocabulary-parallelism": "vocabulary_parallelism",
+    "zaya-amd": "zaya_amd",
 }
 
 __all__ = ["EXHIBITS"]

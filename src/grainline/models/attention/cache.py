@@ -31,7 +31,12 @@ class Cache:
         for buffer, x in zip(self._buffers, new, strict=True):
             buffer[:, start:stop] = x
         self.length = stop
-        return tuple(buffer[:, :stop] for buffer in self._buffers)
+        return self.held
+
+    @property
+    def held(self) -> tuple[Tensor, ...]:
+        """Everything so far, [B, length, …] each."""
+        return tuple(buffer[:, : self.length] for buffer in self._buffers)
 
     def truncate(self, length: int) -> None:
         """Forget all positions from `length` on.

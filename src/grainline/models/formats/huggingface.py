@@ -104,6 +104,15 @@ def write_folder(
             write_atomically(stage / "README.md", card)
 
 
+def theirs(layout: TensorMap, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by our names (weights, or gradients of them) as the folder's, those that there are."""
+    return {
+        source: _gather(pieces, tensors)
+        for source, pieces in _sources(layout).items()
+        if all(entry.name in tensors for entry, _ in pieces)
+    }
+
+
 def _read(
     folder: Path, layout: TensorMap, stored: Mapping[str, Stored], dtype: torch.dtype | None
 ) -> Iterator[tuple[str, Tensor]]:

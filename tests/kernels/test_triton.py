@@ -191,6 +191,16 @@ def test_gradients_of_weights_can_come_later(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_a_compiler_takes_the_layer_as_one_op(device):
+    torch._dynamo.reset()
+    inputs, unit_N, counts_E = draw(CASES["one row each"], torch.float32, device)
+    with kernels.use({"expert_mixture": "triton"}):
+        compiled = torch.compile(kernels.expert_mixture, backend="aot_eager", fullgraph=True)
+        found = outputs_and_grads(compiled, inputs, unit_N, counts_E)
+        close(found, outputs_and_grads(kernels.expert_mixture, inputs, unit_N, counts_E), 0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_what_is_infinite_in_one_expert_stays_there(device):
     """Past an expert's last row lie the next one's, and 0 times infinity would be NaN."""
     case = Case(40, 24, 16, (17, 5, 18), distinct=True)

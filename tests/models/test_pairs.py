@@ -122,6 +122,16 @@ def test_every_router_of_the_documents_is_there() -> None:
     assert all(kind in ROUTERS and feature in WITH for kind, feature in REFUSED)
 
 
+def test_the_page_has_the_same_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "experts.md").read_text(encoding="utf-8")
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
+    head = next(row for row in rows if row[1:] == list(get_args(Feature)))
+    table = rows[rows.index(head) + 2 :][: len(ROUTERS)]
+    assert [row[0] for row in table] == list(get_args(RouterKind))
+    for kind, *cells in table:
+        assert cells == ["no" if (kind, feature) in REFUSED else "yes" for feature in head[1:]], kind
+
+
 @pytest.mark.parametrize(("kind", "feature"), sorted(REFUSED))
 def test_what_does_not_go_together_is_refused_with_the_reason(kind: RouterKind, feature: Feature) -> None:
     with pytest.raises(DocumentError) as caught:

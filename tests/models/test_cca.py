@@ -86,7 +86,7 @@ def by_hand(m: CompressedConvolutionalAttention, of: ModelConfig, x_SD: Tensor) 
         return torch.stack(taps).sum(0) + m.depthwise_bias_C
 
     def second(t: int, head: int) -> Tensor:
-        weight_hhK = m.grouped_Nhx[head].view(h, h, K1)
+        weight_hhK = m.grouped_Ahx[head].view(h, h, K1)
         out = m.grouped_bias_C[head * h : (head + 1) * h].clone()
         for j in range(K1):
             out = out + weight_hhK[:, :, j] @ first(t - (K1 - 1) + j)[head * h : (head + 1) * h]
@@ -191,7 +191,7 @@ def test_documents_of_one_sequence_are_as_if_alone(bias: bool) -> None:
 def test_without_convolutions_it_is_the_mean_of_q_and_k_alone() -> None:
     of = config(heads=2, kv_heads=1)
     module, x_BSD = randomised(of), states(5)
-    for parameter in (module.grouped_Nhx, module.grouped_bias_C):
+    for parameter in (module.grouped_Ahx, module.grouped_bias_C):
         parameter.zero_()
     q, k = module.q(x_BSD).unflatten(-1, (2, -1)), module.k(x_BSD).unsqueeze(2)
     found_q, found_k = module._mixed(module.q(x_BSD), module.k(x_BSD), torch.zeros(1, 5, 3 * HEAD_DIM).double())
@@ -247,7 +247,7 @@ def test_it_equals_transformers_in_float64() -> None:
         other.load_state_dict(ours.state_dict())
     own.conv_qk_depthwise.weight.copy_(module.depthwise_CK.unsqueeze(1))
     own.conv_qk_depthwise.bias.copy_(module.depthwise_bias_C)
-    own.conv_qk_grouped.weight.copy_(module.grouped_Nhx.reshape(own.conv_qk_grouped.weight.shape))
+    own.conv_qk_grouped.weight.copy_(module.grouped_Ahx.reshape(own.conv_qk_grouped.weight.shape))
     own.conv_qk_grouped.bias.copy_(module.grouped_bias_C)
     theirs.qk_norm.temp.copy_(module.temperature_G)
     table = rope_table(of.attention.rope, of.attention.rotating_dims, torch.arange(9), torch.float64)

@@ -19,7 +19,7 @@ from grainline.documents import Attention, DocumentError, GrainlineError, ModelC
 from grainline.models import formats
 from grainline.models.build import build
 from grainline.models.count import ffn_parameters, parameters
-from grainline.models.formats.families.zaya_original import Place, rename
+from grainline.models.formats.families.zaya_original import Place, config_of_today, rename
 from grainline.models.formats.huggingface import load_model
 from grainline.models.formats.huggingface import theirs as in_the_folder
 from grainline.models.model import Model
@@ -304,7 +304,7 @@ def test_kernels_of_channels_scales_and_temperatures_have_no_decay_and_matrices_
         names = [name for name in shapes if name.endswith(end)]
         assert names
         assert set(names) <= set(groups.vectors), end
-    assert "blocks.0.attention.grouped_Nhx" in groups.matrices
+    assert "blocks.0.attention.grouped_Ahx" in groups.matrices
     assert {"blocks.0.ffn.router.first.weight", "blocks.0.ffn.router.down.weight"} <= set(groups.matrices)
     assert "blocks.0.ffn.router.weight_ED" in groups.tables
 
@@ -381,6 +381,25 @@ def test_names_of_alternating_layers_become_those_of_today() -> None:
 def test_names_that_are_not_original_are_refused(names: list[str], layers: int, message: str) -> None:
     with pytest.raises(GrainlineError, match=message):
         rename(names, layers)
+
+
+def test_the_config_of_alternating_layers_becomes_that_of_today() -> None:
+    original = {
+        "num_hidden_layers": 80, "vocab_size": 262_272, "hidden_size": 2048, "num_attention_heads": 8,
+        "num_key_value_heads": 2, "head_dim": 128, "num_experts": 16, "ffn_hidden_size": 4096, "moe_router_topk": 1,
+        "zaya_mlp_expansion": 256, "norm_epsilon": 1e-5, "rope_theta": 5e6, "max_position_embeddings": 131_072,
+        "tie_word_embeddings": True, "bos_token_id": 2, "eos_token_id": 106, "pad_token_id": 0,
+        "cca": True, "zaya_use_eda": True, "activation_func": "swiglu",
+    }  # fmt: skip
+    assert formats.config_from_hf(config_of_today(original)) == zaya1()
+    narrow = config_of_today(original | {"swa_layers": [63, 0] * 40})
+    assert formats.config_from_hf(narrow).attention.window == 64
+    for tables, message in (
+        ({"num_hidden_layers": 81}, "must be even"),
+        ({"ffn_hidden_size": None}, "ffn_hidden_size: is required"),
+    ):
+        with pytest.raises(DocumentError, match=message):
+            config_of_today(original | tables)
 
 
 HF = {"model_type": "zaya", **SIZES}

@@ -2,8 +2,8 @@
 
 All of attention happens in the width of its heads, which is less than the model's. What the narrow q and k lack, two
 short causal convolutions over time make up for: one of each channel, one that mixes the channels of a head. Half of the
-values come from the token before. C channels are those of all heads of q and k together; x are a head's dims times the
-positions that a convolution sees.
+values come from the token before. A are the heads of q and k together, C their channels, K the positions that a
+convolution sees, x a head's dims times those.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class CompressedConvolutionalAttention(nn.Module):
         self.depthwise_CK = nn.Parameter(torch.empty(channels, of_channel))
         self.depthwise_bias_C = nn.Parameter(torch.empty(channels))
         # A matrix per head, so that it can be orthogonalised as one.
-        self.grouped_Nhx = nn.Parameter(torch.empty(channels // a.head_dim, a.head_dim, a.head_dim * of_head))
+        self.grouped_Ahx = nn.Parameter(torch.empty(channels // a.head_dim, a.head_dim, a.head_dim * of_head))
         self.grouped_bias_C = nn.Parameter(torch.empty(channels))
         self.temperature_G = nn.Parameter(torch.empty(a.key_value_heads))
         self.o = Linear(queries, size, bias=a.output_bias)
@@ -71,24 +71,24 @@ class CompressedConvolutionalAttention(nn.Module):
         document_BT = None if document_BS is None else nn.functional.pad(document_BS, (self.reach, 0), value=-1)
         of_channel, of_head = self.kernels
         bias_C, nothing = self.depthwise_bias_C.to(seen_BTC.dtype), seen_BTC.new_zeros(())
-        weight_CK, weight_Nhx = self.depthwise_CK.to(seen_BTC.dtype), self.grouped_Nhx.to(seen_BTC.dtype)
+        weight_CK, weight_Ahx = self.depthwise_CK.to(seen_BTC.dtype), self.grouped_Ahx.to(seen_BTC.dtype)
         out_BTC = bias_C
         for j, tap_BTC in enumerate(_taps(seen_BTC, of_channel, document_BT, nothing)):
             out_BTC = torch.addcmul(out_BTC, tap_BTC, weight_CK[:, j])
         document_BT = None if document_BT is None else document_BT[:, of_channel - 1 :]
         taps_BSCK = torch.stack(_taps(out_BTC, of_head, document_BT, bias_C), dim=-1)
-        x_BSNx = taps_BSCK.flatten(-2).unflatten(-1, (len(weight_Nhx), -1))
-        mixed_BSNh = torch.einsum("bsnx,nhx->bsnh", x_BSNx, weight_Nhx)
-        return mixed_BSNh.flatten(-2) + self.grouped_bias_C.to(seen_BTC.dtype)
+        x_BSAx = taps_BSCK.flatten(-2).unflatten(-1, (len(weight_Ahx), -1))
+        mixed_BSAh = torch.einsum("bsax,aox->bsao", x_BSAx, weight_Ahx)
+        return mixed_BSAh.flatten(-2) + self.grouped_bias_C.to(seen_BTC.dtype)
 
     def _mixed(self, q_BSX: Tensor, k_BSX: Tensor, convolved_BSC: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys: the convolved ones, plus the mean of each query with its key, at length √h."""
         q_BSGnh = q_BSX.unflatten(-1, (-1, self.heads * self.head_dim // k_BSX.shape[-1], self.head_dim))
         k_BSGh = k_BSX.unflatten(-1, (-1, self.head_dim))
         mean_BSGnh = (q_BSGnh + k_BSGh.unsqueeze(-2)) * 0.5
-        convolved_BSNh = convolved_BSC.unflatten(-1, (-1, self.head_dim))
-        q_BSHh = convolved_BSNh[:, :, : self.heads] + mean_BSGnh.flatten(2, 3)
-        k_BSGh = convolved_BSNh[:, :, self.heads :] + mean_BSGnh.mean(-2)
+        convolved_BSAh = convolved_BSC.unflatten(-1, (-1, self.head_dim))
+        q_BSHh = convolved_BSAh[:, :, : self.heads] + mean_BSGnh.flatten(2, 3)
+        k_BSGh = convolved_BSAh[:, :, self.heads :] + mean_BSGnh.mean(-2)
         return _of_length_root_h(q_BSHh), _of_length_root_h(k_BSGh) * self.temperature_G.to(k_BSX.dtype).unsqueeze(-1)
 
     def _values(self, now_BSX: Tensor, late_BSX: Tensor, before_BX: Tensor, document_BS: Tensor | None) -> Tensor:

@@ -188,7 +188,7 @@ def _cca(config: ModelConfig, names: Names, ours: str, theirs: str) -> Iterator[
     yield _whole(f"{ours}depthwise_bias_C", f"{depthwise}bias", (channels,))
     piece = Piece(f"{grouped}weight", (channels, a.head_dim, of_head))
     shape = (channels // a.head_dim, a.head_dim, a.head_dim * of_head)
-    yield Entry(f"{ours}grouped_Nhx", shape, (piece,))
+    yield Entry(f"{ours}grouped_Ahx", shape, (piece,))
     yield _whole(f"{ours}grouped_bias_C", f"{grouped}bias", (channels,))
     yield _whole(f"{ours}temperature_G", f"{theirs}qk_norm.temp", (a.key_value_heads,))
     yield from _linear(f"{ours}o", f"{theirs}{names.o}", (D, q_rows), a.output_bias)

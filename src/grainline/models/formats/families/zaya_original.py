@@ -1,4 +1,4 @@
-"""Names in ZAYA1's original folders, whose layers alternate between attention and experts, in those of today's.
+"""Names and keys of ZAYA1's original folders, whose layers alternate between attention and experts, in today's.
 
 Original layer 2i is the attention of layer i, 2i + 1 its experts. A residual scaling lies with the layer before which
 it acts, so it belongs to what came before: layer 0's to the embedding, the model's own to the last layer's experts.
@@ -7,10 +7,13 @@ it acts, so it belongs to what came before: layer 0's to the embedding, the mode
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from grainline.documents import GrainlineError
+from grainline.models.formats.keys import Keys
 
 ATTENTION = {
     "input_norm.": "input_layernorm.",
@@ -97,3 +100,41 @@ def _scaling(number: int, rest: str) -> Place:
         return Place(f"model.input_{rest}")
     after = "post_attention" if number % 2 else "post_mlp"
     return Place(f"model.layers.{(number - 1) // 2}.{after}_residual_scale.{rest}")
+
+
+SAME = (
+    *("vocab_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "num_experts"),
+    *("max_position_embeddings", "initializer_range", "tie_word_embeddings", "attention_bias", "lm_head_bias"),
+    *("cca_time0", "cca_time1", "bos_token_id", "eos_token_id", "pad_token_id", "hidden_act"),
+)
+"""Keys of config.json that mean today what they meant."""
+
+
+def config_of_today(tables: Mapping[str, Any], where: str | Path = "config.json") -> dict[str, Any]:
+    """config.json of an original folder as it would be said today. DocumentError names what is missing or odd.
+
+    An expert's width counts gate and up there; a window counts the positions before a token there, and with it today.
+    """
+    keys = Keys(tables, where)
+    layers, both = keys.integer("num_hidden_layers"), keys.get("intermediate_size") or keys.integer("ffn_hidden_size")
+    if layers % 2:
+        keys.refuse("num_hidden_layers", "attention and experts alternate in the original, so it must be even")
+    windows = (keys.list("swa_layers") or [0] * layers)[::2]
+    kinds = ["hybrid_sliding" if window else "hybrid" for window in windows]
+    rope = {
+        kind: {"rope_type": "default", "rope_theta": keys.number(key, theta), "partial_rotary_factor": 0.5}
+        for kind, key, theta in (("hybrid", "rope_theta", 5e6), ("hybrid_sliding", "swa_rotary_base", 1e4))
+    }
+    return {
+        **{key: tables[key] for key in SAME if key in tables},
+        "architectures": ["ZayaForCausalLM"],
+        "model_type": "zaya",
+        "num_hidden_layers": layers // 2,
+        "moe_intermediate_size": both // 2,
+        "num_experts_per_tok": keys.integer("moe_router_topk", 1),
+        "router_hidden_size": keys.integer("zaya_mlp_expansion", 256),
+        "rms_norm_eps": keys.number("norm_epsilon", 1e-5),
+        "sliding_window": max(windows) + 1 if any(windows) else None,
+        "layer_types": kinds,
+        "rope_parameters": rope,
+    }

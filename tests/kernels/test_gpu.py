@@ -65,7 +65,8 @@ def outputs_and_grads(function, inputs, rest):
 
 
 def test_every_op_has_a_case():
-    assert CASES.keys() | {"sort_by_expert"} == kernels.BACKENDS.keys()  # which has no gradients
+    without_gradients = {"sort_by_expert", "route_topk", "attention_decode"}
+    assert CASES.keys() | without_gradients == kernels.BACKENDS.keys()
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

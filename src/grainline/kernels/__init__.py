@@ -17,6 +17,8 @@ from grainline.kernels import (
     elementwise,
     grouped,
     library,
+    native_decode,
+    native_ops,
     reference,
     short_attention,
     sonic,
@@ -34,7 +36,12 @@ BACKENDS: dict[str, dict[str, Op]] = {
         "triton": triton.swiglu_experts,
     },
     "combine_rows": {"reference": reference.combine_rows, "by_hand": elementwise.combine_rows},
-    "sort_by_expert": {"reference": reference.sort_by_expert},
+    "sort_by_expert": {"reference": reference.sort_by_expert, "native": native_ops.sort_by_expert},
+    "route_topk": {
+        "reference": reference.route_topk,
+        "topk": elementwise.route_topk,
+        "native": native_ops.route_topk,
+    },
     "expert_mixture": {
         "reference": reference.expert_mixture,
         "sonic": sonic.expert_mixture,
@@ -44,10 +51,16 @@ BACKENDS: dict[str, dict[str, Op]] = {
     "linear_cross_entropy": {
         "reference": reference.linear_cross_entropy,
         "chunked": cross_entropy.linear_cross_entropy,
+        "native": native_ops.linear_cross_entropy,
     },
-    "rms_norm": {"reference": reference.rms_norm, "by_hand": elementwise.rms_norm},
-    "rotate": {"reference": reference.rotate, "by_hand": elementwise.rotate},
-    "attention": {"reference": reference.attention, "short": short_attention.attention},
+    "rms_norm": {"reference": reference.rms_norm, "by_hand": elementwise.rms_norm, "native": native_ops.rms_norm},
+    "rotate": {"reference": reference.rotate, "by_hand": elementwise.rotate, "native": native_ops.rotate},
+    "attention": {
+        "reference": reference.attention,
+        "short": short_attention.attention,
+        "native": native_decode.attention,
+    },
+    "attention_decode": {"reference": reference.attention_decode, "native": native_decode.attention_decode},
 }
 """op → backend → function. All backends of an op have one signature and pass the same tests."""
 
@@ -58,9 +71,11 @@ EVERYWHERE = {
     "linear_cross_entropy": "chunked",
     "rms_norm": "by_hand",
     "rotate": "by_hand",
+    "route_topk": "topk",
 }
+NATIVE = ("sort_by_expert", "route_topk", "linear_cross_entropy", "rms_norm", "rotate", "attention", "attention_decode")
 CHOICE: dict[str, dict[str, str]] = {
-    "cpu": {**EVERYWHERE, "attention": "short"},
+    "cpu": {**EVERYWHERE, **dict.fromkeys(NATIVE, "native")},
     "cuda": {**EVERYWHERE, "swiglu_experts": "grouped", "expert_mixture": "grouped"},
     "mps": EVERYWHERE,
 }
@@ -70,15 +85,19 @@ CHOICE: dict[str, dict[str, str]] = {
 FUSED = frozenset({"rms_norm", "rotate"})
 """Ops that torch.compile makes one pass of by itself; it can't see through buffers that are written in parts."""
 
+TRACED = {"linear_cross_entropy": "chunked", "attention": "short", "route_topk": "topk"}
+"""What torch.compile traces of an op whose backend is "native" and that isn't a custom op; else the reference."""
+
 DEFERRING = frozenset({"sonic", "grouped", "triton"})
 """Expert ops that can leave weights' gradients for later; with a queue, `sonic` stands in for others."""
 
 
 def op(name: str, device_type: str) -> Op:
     """The function that runs op `name` on this type of device."""
-    if name in FUSED and torch.compiler.is_compiling():
-        return BACKENDS[name]["reference"]
-    return BACKENDS[name][backend_of(name, device_type)]
+    backend = backend_of(name, device_type)
+    if torch.compiler.is_compiling() and (name in FUSED or backend == "native"):
+        backend = "reference" if name in FUSED else TRACED.get(name, "reference")
+    return BACKENDS[name][backend]
 
 
 @torch.compiler.assume_constant_result  # compiled code keeps what was named when it was compiled
@@ -145,13 +164,21 @@ def combine_rows(rows_ND: Tensor, score_N: Tensor, unit_N: Tensor, units: int) -
     return op("combine_rows", rows_ND.device.type)(rows_ND, score_N, unit_N, units)
 
 
+def route_topk(score_TE: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The best `k` of each row → ids [T, k], scores [T, k]: best first, ties to the lower id on CPUs."""
+    found: tuple[Tensor, Tensor] = op("route_topk", score_TE.device.type)(score_TE, k)
+    return found
+
+
 def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, label_N: Tensor, queue: WeightQueue | None = None) -> Tensor:
     """Σ over rows of −log softmax(x · Wᵀ)[label], in nats, in float32 at least; rows with label −100 count nothing.
 
-    With a queue the weight's gradient can be added later, by the one backend that knows how.
+    With a queue the weight's gradient can be added later, by the backends that know how.
     """
     if queue is not None:
-        return cross_entropy.linear_cross_entropy(x_ND, weight_VD, label_N, queue)
+        chosen = op("linear_cross_entropy", x_ND.device.type)
+        defers = chosen is not reference.linear_cross_entropy
+        return (chosen if defers else cross_entropy.linear_cross_entropy)(x_ND, weight_VD, label_N, queue)
     return op("linear_cross_entropy", x_ND.device.type)(x_ND, weight_VD, label_N)
 
 
@@ -173,6 +200,25 @@ def attention(
     allowed: bools that broadcast to [B, H, S, K], or None; causal: query i sees keys up to i (S = K).
     """
     return op("attention", q_BSHh.device.type)(q_BSHh, k_BKGh, v_BKGv, allowed, causal, scale)
+
+
+def attention_decode(
+    q_BHh: Tensor,
+    k_PNGh: Tensor,
+    v_PNGv: Tensor,
+    table_BM: Tensor,
+    length_B: Tensor,
+    scale: float,
+    k_scale_PNG: Tensor | None = None,
+    v_scale_PNG: Tensor | None = None,
+) -> Tensor:
+    """Attention of each sequence's newest token to all its `length` tokens → [B, H, v]; 0 for a sequence of none.
+
+    Keys and values are in pages of N tokens; `table` says which pages hold a sequence's tokens, in order. int8 elements
+    count as code · scale.
+    """
+    function = op("attention_decode", q_BHh.device.type)
+    return function(q_BHh, k_PNGh, v_PNGv, table_BM, length_B, scale, k_scale_PNG, v_scale_PNG)
 
 
 def linear(x: Tensor, weight: Tensor, queue: WeightQueue | None = None) -> Tensor:

@@ -96,3 +96,9 @@ def rotate(x_BSHh: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tenso
 def combine_rows(rows_ND: Tensor, score_N: Tensor, unit_N: Tensor, units: int) -> Tensor:
     """See `reference.combine_rows`."""
     return CombineRows.apply(rows_ND, score_N, unit_N, units)
+
+
+def route_topk(score_TE: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """See `reference.route_topk`; of equal scores it takes any, and in any order."""
+    score_TK, expert_TK = score_TE.topk(k, dim=-1)
+    return expert_TK, score_TK

@@ -58,24 +58,23 @@ def openmp() -> int | None:
 
 
 _lock = threading.Lock()
-_teams: dict[tuple[int, int], Team] = {}
-"""(process, workers) → its team. A process has few numbers of threads in its life."""
+_teams: dict[tuple[int, int], Team | None] = {}
+"""(process, torch's number of threads) → its team. A process has few such numbers in its life."""
 
 
 def pool() -> Team | None:
     """Workers of torch.get_num_threads(), at most one per core that the process may use; the same team each time.
 
-    None where the compiled core is missing, or one thread is wanted: then the calling thread does it all.
+    None where the compiled core is missing, or one thread is wanted: then the calling thread does it all. The cores are
+    counted when the number is new.
     """
-    workers = min(torch.get_num_threads(), usable_cores())
-    if workers < 2 or _compiled.library() is None:
-        return None
-    key = os.getpid(), workers
-    team = _teams.get(key)
-    if team is None:
+    key = os.getpid(), torch.get_num_threads()
+    if key not in _teams:
         with _lock:
-            team = _teams.get(key) or _teams.setdefault(key, Team(workers))
-    return team
+            if key not in _teams:
+                workers = min(key[1], usable_cores())
+                _teams[key] = Team(workers) if workers > 1 and _compiled.library() is not None else None
+    return _teams[key]
 
 
 def handle() -> int | None:

@@ -24,6 +24,12 @@ def sort_by_expert(expert_N: Tensor, experts: int) -> Tensor:
     return expert_N.argsort(stable=True)
 
 
+def route_topk(score_TE: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The best `k` of each row, best first, ties to the lower id, NaN before all → ids [T, k], scores [T, k]."""
+    score_TE, expert_TE = score_TE.sort(dim=-1, descending=True, stable=True)
+    return expert_TE[:, :k], score_TE[:, :k]
+
+
 def expert_mixture(
     x_TD: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, score_N: Tensor, unit_N: Tensor, counts_E: Tensor
 ) -> Tensor:
@@ -80,3 +86,31 @@ def attention(
         enable_gqa=q_BSHh.shape[2] != k_BKGh.shape[2],
     )
     return out_BHSv.transpose(1, 2)
+
+
+def attention_decode(
+    q_BHh: Tensor,
+    k_PNGh: Tensor,
+    v_PNGv: Tensor,
+    table_BM: Tensor,
+    length_B: Tensor,
+    scale: float,
+    k_scale_PNG: Tensor | None = None,
+    v_scale_PNG: Tensor | None = None,
+) -> Tensor:
+    """Attention of each sequence's newest token to all its `length` tokens → [B, H, v]; 0 for a sequence of none.
+
+    Keys and values are in pages of N tokens; `table` says which pages hold a sequence's tokens, in order. int8 elements
+    count as code · scale.
+    """
+    q_BHh, dtype = q_BHh.to(torch.promote_types(q_BHh.dtype, torch.float32)), q_BHh.dtype
+    shared, out = q_BHh.shape[1] // k_PNGh.shape[2], []
+    for q_Hh, pages, length in zip(q_BHh, table_BM.tolist(), length_B.tolist(), strict=True):
+        k_LGh, v_LGv = (x[pages].flatten(0, 1)[:length].to(q_Hh.dtype) for x in (k_PNGh, v_PNGv))
+        if k_scale_PNG is not None and v_scale_PNG is not None:
+            k_LGh = k_LGh * k_scale_PNG[pages].flatten(0, 1)[:length].unsqueeze(-1)
+            v_LGv = v_LGv * v_scale_PNG[pages].flatten(0, 1)[:length].unsqueeze(-1)
+        q_GRh = q_Hh.unflatten(0, (-1, shared))
+        weight_GRL = torch.einsum("grh,lgh->grl", q_GRh, k_LGh).mul(scale).softmax(-1)
+        out.append(torch.einsum("grl,lgv->grv", weight_GRL, v_LGv).flatten(0, 1))
+    return torch.stack(out).to(dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from grainline import kernels
 from grainline.documents import ModelConfig
 from grainline.models.moe.capacity import within_capacity
 from grainline.models.moe.progressive import closed_experts
@@ -74,7 +75,7 @@ class TopKRouter(nn.Module):
     def top_k(self, score_TE: Tensor, choice_TE: Tensor) -> Routing:
         """Every token's best K by `choice_TE`, with their share of the scores."""
         moe = self.moe
-        expert_TK = choice_TE.topk(moe.top_k, dim=-1, sorted=False).indices
+        expert_TK, _ = kernels.route_topk(choice_TE.detach(), moe.top_k)
         weight_TK = self.final(score_TE.gather(1, expert_TK), expert_TK)
         expert_N = expert_TK.flatten()
         counts_E = torch.bincount(expert_N, minlength=moe.choices)

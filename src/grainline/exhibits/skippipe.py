@@ -264,10 +264,14 @@ def _losses(claim: Claim, runs: list[Mapping[str, Trained]]) -> str:
             for models in runs:
                 losses = models[kind].losses
                 label = of.name if models is runs[0] else None
-                axes.plot(range(len(losses)), losses, color=colour(i), marker=MARKERS[i % 4], lw=1, label=label)
+                # Colours come again after four: the second time lines are dashed and markers hollow.
+                again, marker = i >= len(MARKERS), MARKERS[i % len(MARKERS)]
+                (line,) = axes.plot(range(len(losses)), losses, color=colour(i), marker=marker, lw=1, label=label)
+                if again:
+                    line.set(ls="--", mfc="none")
         axes.set(xlabel="later stages left out", ylabel="nats per token", title="Held-out loss; each seed")
         axes.set_xticks(range(4))
-        axes.legend()
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         return svg(figure, claim.name, f"Held-out loss by stages left out at inference. {claim.text}")
 
 

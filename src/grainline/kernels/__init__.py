@@ -100,10 +100,14 @@ def op(name: str, device_type: str) -> Op:
     return BACKENDS[name][backend]
 
 
-@torch.compiler.assume_constant_result  # compiled code keeps what was named when it was compiled
 def backend_of(name: str, device_type: str) -> str:
     """The name of what runs op `name`: as `use` says, else the variable GRAINLINE_BACKENDS, else the table."""
     return choice.named(name, BACKENDS) or CHOICE.get(device_type, {}).get(name, "reference")
+
+
+# Compiled code keeps what was named when it was compiled. All that torch.compiler.assume_constant_result does, but for
+# importing the compiler, which takes a second and more.
+backend_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def use(backends: Mapping[str, str]) -> AbstractContextManager[None]:

@@ -49,7 +49,7 @@ def test_the_models_differ_in_costless_experts_alone(tmp_path: Path) -> None:
     assert plain.moe is not None
     assert more.moe is not None
     assert more.moe.ffn_share == pytest.approx(0.6)
-    assert (plain.moe.experts, plain.moe.capacity) == (more.moe.experts, more.moe.capacity) == (8, 1.1)
+    assert (plain.moe.experts, plain.moe.bias_balanced) == (more.moe.experts, more.moe.bias_balanced) == (8, True)
     extra = parameters(more).total - parameters(plain).total
     assert 0 < extra < 0.02 * parameters(plain).total  # routers and vectors
     peak = peak_rate(scale, plain)
@@ -57,6 +57,8 @@ def test_the_models_differ_in_costless_experts_alone(tmp_path: Path) -> None:
     for table in tables:
         del table["model"]
     assert tables[0] == tables[1]
+    by_loss = recipe("x", exhibit.model(0.75, by_loss=True), scale, 1, peak)
+    assert (tables[0]["loss"]["balance_loss"], by_loss.loss.balance_loss) == (0.0, 0.01)
     short = recipe("x", plain, scale, 1, peak, 0.75)
     assert (short.training.steps, short.learning_rate.warmup_steps) == (450, 45)
 
@@ -68,7 +70,7 @@ def test_every_claim_is_measured_by_real_runs(tmp_path: Path) -> None:
     for claim, measure in exhibit.MEASURES.items():
         found[claim.name] = measure(Scale.of(claim, True, tmp_path, told.append))
         json.dumps(found[claim.name].details)
-    assert len([line for line in told if "bits per byte" in line]) == 5
+    assert len([line for line in told if "bits per byte" in line]) == 6
     cost = found["moe-plus-plus.flops"].details["cost"]
     assert cost["plain"] == cost["plain, fewer steps"] == 1
     assert all(0 < cost[f"MoE++, τ {tau:g}"] < 1 for tau in exhibit.TAUS)

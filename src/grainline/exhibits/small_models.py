@@ -30,7 +30,7 @@ def small_model(layers: int, size: int, moe: Moe) -> ModelConfig:
 
 
 def recipe(name: str, config: ModelConfig, scale: Scale, seed: int, peak: float, share: float = 1.0) -> Recipe:
-    """Of one run over this share of the full number of steps."""
+    """Of one run over this share of the full number of steps, balanced by a loss where the model has no bias for it."""
     steps, batch = length(scale)
     steps = round(share * steps)
     return Recipe.parse(
@@ -46,7 +46,7 @@ def recipe(name: str, config: ModelConfig, scale: Scale, seed: int, peak: float,
             },
             "training": {"steps": steps, "batch_tokens": batch},
             "learning_rate": {"peak": peak, "warmup_steps": steps // 10},
-            "loss": {"balance_loss": AUXILIARY},
+            "loss": {"balance_loss": 0.0 if config.moe is not None and config.moe.bias_balanced else AUXILIARY},
             "precision": {"compute": "float32"},
             "validation": {"every": max(1, steps // 10), "max_sequences": scale.pick(full=400, quick=8)},
             "checkpoint": {"every": steps},

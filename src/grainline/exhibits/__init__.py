@@ -11,6 +11,7 @@ EXHIBITS: dict[str, str] = {
     "moe-plus-plus": "moe_plus_plus",
     "quickstart": "quickstart",
     "rexmoe": "rexmoe",
+    "sonicmoe": "sonicmoe",
     "skippipe": "skippipe",
     "vocabulary-parallelism": "vocabulary_parallelism",
     "zaya-amd": "zaya_amd",

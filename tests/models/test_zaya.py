@@ -431,6 +431,17 @@ def test_a_model_that_the_folder_cannot_hold_is_refused() -> None:
             formats.config_to_hf(of)
 
 
+@torch.no_grad()
+def test_what_the_folder_cannot_hold_is_saved_in_our_own_layout(tmp_path: Path) -> None:
+    model = build(config(top_k=2))
+    randomise(model, 1)
+    model.save(tmp_path)
+    again = load_model(tmp_path)
+    assert again.config.family == "grainline"
+    tokens = torch.randint(0, 32, (2, 7))
+    assert torch.equal(again(tokens), model(tokens))
+
+
 def test_scaling_and_mtp_are_refused_together() -> None:
     tables = json.loads(json.dumps(config().tables())) | {"mtp_depth": 1}
     with pytest.raises(DocumentError, match="residual_scaling doesn't go with mtp_depth"):

@@ -18,11 +18,13 @@ from grainline.kernels import (
     grouped,
     library,
     native_decode,
+    native_experts,
     native_ops,
     reference,
     short_attention,
     sonic,
 )
+from grainline.kernels.coded import CodedWeights
 from grainline.kernels.deferred import WeightQueue
 from grainline.kernels.triton import mixture as triton
 
@@ -32,6 +34,7 @@ BACKENDS: dict[str, dict[str, Op]] = {
     "swiglu_experts": {
         "reference": reference.swiglu_experts,
         "sonic": sonic.swiglu_experts,
+        "native": native_experts.swiglu_experts,
         "grouped": grouped.swiglu_experts,
         "triton": triton.swiglu_experts,
     },
@@ -45,8 +48,13 @@ BACKENDS: dict[str, dict[str, Op]] = {
     "expert_mixture": {
         "reference": reference.expert_mixture,
         "sonic": sonic.expert_mixture,
+        "native": native_experts.expert_mixture,
         "grouped": grouped.expert_mixture,
         "triton": triton.expert_mixture,
+    },
+    "expert_mixture_quantized": {
+        "reference": reference.expert_mixture_quantized,
+        "native": native_experts.expert_mixture_quantized,
     },
     "linear_cross_entropy": {
         "reference": reference.linear_cross_entropy,
@@ -73,7 +81,18 @@ EVERYWHERE = {
     "rotate": "by_hand",
     "route_topk": "topk",
 }
-NATIVE = ("sort_by_expert", "route_topk", "linear_cross_entropy", "rms_norm", "rotate", "attention", "attention_decode")
+NATIVE = (
+    "swiglu_experts",
+    "expert_mixture",
+    "expert_mixture_quantized",
+    "sort_by_expert",
+    "route_topk",
+    "linear_cross_entropy",
+    "rms_norm",
+    "rotate",
+    "attention",
+    "attention_decode",
+)
 CHOICE: dict[str, dict[str, str]] = {
     "cpu": {**EVERYWHERE, **dict.fromkeys(NATIVE, "native")},
     "cuda": {**EVERYWHERE, "swiglu_experts": "grouped", "expert_mixture": "grouped"},
@@ -88,7 +107,7 @@ FUSED = frozenset({"rms_norm", "rotate"})
 TRACED = {"linear_cross_entropy": "chunked", "attention": "short", "route_topk": "topk"}
 """What torch.compile traces of an op whose backend is "native" and that isn't a custom op; else the reference."""
 
-DEFERRING = frozenset({"sonic", "grouped", "triton"})
+DEFERRING = frozenset({"sonic", "native", "grouped", "triton"})
 """Expert ops that can leave weights' gradients for later; with a queue, `sonic` stands in for others."""
 
 
@@ -161,6 +180,13 @@ def expert_mixture(
 def _expert_backend(name: str, device_type: str, queue: WeightQueue | None) -> str:
     chosen = backend_of(name, device_type)
     return chosen if queue is None or chosen in DEFERRING else "sonic"
+
+
+def expert_mixture_quantized(
+    x_TD: Tensor, w13: CodedWeights, w2: CodedWeights, score_N: Tensor, unit_N: Tensor, counts_E: Tensor
+) -> Tensor:
+    """`expert_mixture` with weights of `coded.quantize_experts`; no gradients."""
+    return op("expert_mixture_quantized", x_TD.device.type)(x_TD, w13, w2, score_N, unit_N, counts_E)
 
 
 def combine_rows(rows_ND: Tensor, score_N: Tensor, unit_N: Tensor, units: int) -> Tensor:

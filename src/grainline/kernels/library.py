@@ -11,11 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grainline.kernels import grouped, sonic
+from grainline.kernels import grouped, native_experts, sonic
 from grainline.kernels.mixture import Halves, Wants, needs_gradient
 from grainline.kernels.triton import mixture as triton
 
-HALVES: dict[str, Halves] = {"sonic": sonic.HALVES, "grouped": grouped.HALVES, "triton": triton.HALVES}
+HALVES: dict[str, Halves] = {
+    "sonic": sonic.HALVES,
+    "native": native_experts.HALVES,
+    "grouped": grouped.HALVES,
+    "triton": triton.HALVES,
+}
 """Backends of the expert ops that come as two halves; others are compiled as they are."""
 
 

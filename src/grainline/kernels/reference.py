@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from grainline.kernels.coded import CodedWeights
+
 
 def swiglu(x_ND: Tensor, w13_2FD: Tensor, w2_DF: Tensor) -> Tensor:
     """w2 · (silu(w1 · x) ⊙ (w3 · x)) for every row; w13 holds w1 (gate) and w3 (up). Shazeer 2020."""
@@ -36,6 +38,14 @@ def expert_mixture(
     """y[t] = Σ score · SwiGLU_expert(x[t]) over the entries of token t → [T, D]; lists are sorted by expert."""
     rows_ND = swiglu_experts(x_TD.index_select(0, unit_N), w13_E2FD, w2_EDF, counts_E)
     return combine_rows(rows_ND, score_N, unit_N, x_TD.shape[0])
+
+
+def expert_mixture_quantized(
+    x_TD: Tensor, w13: CodedWeights, w2: CodedWeights, score_N: Tensor, unit_N: Tensor, counts_E: Tensor
+) -> Tensor:
+    """`expert_mixture` with weights that are codes and scales; w13 [E, 2, F, D], w2 [E, D, F]. No gradients."""
+    weights = w13.dequantized(x_TD.dtype), w2.dequantized(x_TD.dtype)
+    return expert_mixture(x_TD, *weights, score_N, unit_N, counts_E)
 
 
 def combine_rows(rows_ND: Tensor, score_N: Tensor, unit_N: Tensor, units: int) -> Tensor:

@@ -144,6 +144,22 @@ def test_loads_of_costless_experts_are_apart(tiny: MakeRecipe, data: Path, tmp_p
             assert line["costless"][layer] == pytest.approx(sum(costless) / sum(row))
 
 
+def test_entropy_is_of_the_tokens_a_router_saw(tiny: MakeRecipe, data: Path, tmp_path: Path) -> None:
+    """MTP learns from one sequence in three here: of a new model all entropies are about that of even scores."""
+    made = tiny(
+        model={"depth": None, "config": model("softmax-topk", ()).tables()},
+        training={"steps": 6},
+        learning_rate={"peak": 1e-6},
+        loss={"mtp_every": 3},
+    )
+    train(made, TWO_ROWS, out=tmp_path, data=data, quiet=True)
+    seen = [line["entropy"][-1] for line in read_metrics(tmp_path / "metrics.jsonl") if line["imbalance"][-1]]
+    unseen = [line["entropy"][-1] for line in read_metrics(tmp_path / "metrics.jsonl") if not line["imbalance"][-1]]
+    assert seen
+    assert all(0.8 * math.log(8) < value < math.log(8) + 1e-5 for value in seen)
+    assert all(value == 0 for value in unseen)
+
+
 def test_tiles_that_are_too_large_are_told(tiny: MakeRecipe, data: Path, tmp_path: Path) -> None:
     moe = Moe(experts=8, top_k=2, expert_hidden=4, router="token-rounding", tile=16)
     assert check_tiles(moe, 128) is None

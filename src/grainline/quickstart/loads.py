@@ -175,7 +175,7 @@ def endings(facts: Facts) -> list[Ending]:
     choices = facts.model.moe.choices if facts.model and facts.model.moe else None
 
     def mean(key: str, layer: int) -> float | None:
-        values = [line[key][layer] for line in last if line.get(key)]
+        values = [line[key][layer] for line in last if line.get(key) and line["imbalance"][layer]]  # 0: no tokens
         return sum(values) / len(values) if values and all(map(math.isfinite, values)) else None
 
     found = []

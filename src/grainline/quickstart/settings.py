@@ -9,6 +9,9 @@ from grainline.documents import ModelConfig, override
 from grainline.documents.moe import REFUSED
 from grainline.models.dial import config_for_depth
 
+TILE = 16
+"""Rows, for token rounding: minutes buy batches of a thousand tokens, which are no more than 128 for an expert."""
+
 
 def sparse_config(depth: int, vocab_size: int, max_positions: int, settings: Sequence[str] = ()) -> ModelConfig:
     """The dial's model with ``moe.router=expert-choice`` and the like, keys of a model config.
@@ -40,6 +43,8 @@ def _needs(tables: dict[str, Any]) -> dict[str, Any]:
     needs: dict[str, Any] = {}
     if (moe.get("router"), "bias_balanced") in REFUSED:
         needs["moe.bias_balanced"] = False
+    if moe.get("router") == "token-rounding":
+        needs["moe.tile"] = TILE
     if moe.get("router") == "depth-averaged":
         needs["moe.router_hidden"] = max(16, size // 8)  # ZAYA1: 256 of 2,048
     if moe.get("expert") == "bottleneck":

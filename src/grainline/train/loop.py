@@ -42,7 +42,7 @@ class Totals:
     z_loss: float
     balance_loss: float
     tokens: int
-    entropy_L: Tensor  # of the routers, per token
+    entropy_L: Tensor  # of the routers, per token; 0 where MTP saw none
     counts_LE: Tensor
     someone_stops: bool
 
@@ -123,14 +123,15 @@ class Loop:
         counted = (local.losses, flag, local.entropy_L, local.counts_LE.double().flatten())
         everything = setup.ranks.sum_(torch.cat(counted))
         cross_entropy, mtp, z, balance, tokens, mtp_tokens, stops = everything[:7].tolist()
+        counts_LE = everything[7 + layers :].view(layers, setup.experts)
         return Totals(
             loss=cross_entropy / tokens,
             mtp_loss=mtp / mtp_tokens if mtp_tokens else None,
             z_loss=z / tokens / max(1, layers),
             balance_loss=balance / tokens / max(1, layers),
             tokens=round(tokens),
-            entropy_L=everything[7 : 7 + layers] / tokens,
-            counts_LE=everything[7 + layers :].view(layers, setup.experts),
+            entropy_L=everything[7 : 7 + layers] / (tokens * seen(counts_LE)).clamp_min(1),
+            counts_LE=counts_LE,
             someone_stops=stops > 0,
         )
 
@@ -221,6 +222,15 @@ class Loop:
             "Start anew (another --out) with a lower learning_rate.peak, more learning_rate.warmup_steps, or "
             "precision.compute = 'float32'."
         )
+
+
+def seen(counts_LE: Tensor) -> Tensor:
+    """Share of the batch's tokens that each router saw, [L]: as they make equally many choices, that of the choices.
+
+    MTP's sees some of the sequences, the others all.
+    """
+    choices_L = counts_LE.sum(-1)
+    return choices_L / choices_L.max().clamp_min(1) if len(choices_L) else choices_L
 
 
 def keeps_loads(step: int, steps: int, every: int) -> bool:

@@ -13,6 +13,7 @@ from grainline.documents import ModelConfig, Recipe
 from grainline.documents.recipe import Loss
 from grainline.documents.recipe import Optimizer as OptimizerChoice
 from grainline.models.build import build
+from grainline.models.moe import Moment
 from grainline.parallel import Ranks
 from grainline.train.decide import Decision
 from grainline.train.objective import Objective
@@ -71,6 +72,7 @@ def step_seconds(
     model = build(config, device=device)
     model.compute_dtype = dtype
     model.recompute = recompute
+    model.moment = Moment(training=True)  # some routers choose otherwise, at another cost
     sequences, length = shape
     objective = Objective(
         model, loss, batch_tokens=sequences * length, document_attention=document_attention, bos_token_id=0

@@ -48,6 +48,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("Mixtral", {"num_local_experts": 6, "num_experts_per_tok": 2}),
     "olmoe": ("Olmoe", {"num_experts": 8, "num_experts_per_tok": 3}),
     "deepseek_v3": ("DeepseekV3", LATENT),
+    "bailing_hybrid": ("BailingHybrid", {**LATENT, "pad_token_id": 0}),
     "glm4_moe": (
         "Glm4Moe",
         {

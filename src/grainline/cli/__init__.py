@@ -42,6 +42,7 @@ VERBS: dict[str, dict[str, Verb]] = {
     },
     "Train and use a model": {
         "train": Verb("train", "train what a recipe asks for; stop and resume at any time"),
+        "classify": Verb("classify", "train a classifier of unlike experts on labelled texts, score it, ask it"),
         "eval": Verb("eval", "measure a model: bits per byte, likelihood tasks"),
         "generate": Verb("generate", "let a model go on from a prompt"),
         "serve": Verb("serve", "answer the OpenAI HTTP API with a model"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,8 +20,16 @@ from grainline._progress import PLAIN_SECONDS, duration
 class Reporter:
     """Speaks for one run, on standard error; `log` gets the plain lines too, with times."""
 
-    def __init__(self, steps: int, log: Path | None = None, *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        steps: int,
+        log: Path | None = None,
+        *,
+        quiet: bool = False,
+        in_words: Callable[[dict[str, Any]], str] | None = None,
+    ) -> None:
         self._steps = steps
+        self._in_words = in_words or describe
         self._quiet = quiet
         self._console = Console(stderr=True, highlight=False, markup=False)
         self._log: TextIO | None = None
@@ -47,7 +56,7 @@ class Reporter:
 
     def step(self, line: dict[str, Any], seconds_left: float) -> None:
         """One step's metrics; shown live, or every few seconds."""
-        text, left = describe(line), f"{duration(round(seconds_left))} left"
+        text, left = self._in_words(line), f"{duration(round(seconds_left))} left"
         if self._console.is_terminal and not self._quiet:
             if self._live is None:
                 self._live = live_line(self._console)

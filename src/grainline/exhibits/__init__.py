@@ -4,6 +4,7 @@
 EXHIBITS: dict[str, str] = {
     "bigmac": "bigmac",
     "gpipe": "gpipe",
+    "hecto": "hecto",
     "ling2": "ling2",
     "ling2-pipeline": "ling2_pipeline",
     "megatron-ptdp": "megatron_ptdp",

@@ -242,9 +242,9 @@ def attentions() -> Mapping[str, Attention]:
     rope = Rope(fraction=0.5)
     narrow = {"heads": heads // 2, "kv_heads": heads // 8, "head_dim": HEAD, "rope": rope}
     return {
-        "CCGQA": Attention(kind="cca", key_temperature=1.0, **narrow),  # type: ignore[arg-type]
+        "CCGQA": Attention(kind="cca", key_temperature=1.0, **narrow),
         "multi-head": Attention(heads=heads, head_dim=HEAD, qk_norm=True, rope=rope),
-        "grouped-query": Attention(qk_norm=True, **narrow),  # type: ignore[arg-type]
+        "grouped-query": Attention(qk_norm=True, **narrow),
     }
 
 

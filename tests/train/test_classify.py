@@ -190,6 +190,12 @@ def test_texts_that_cannot_be_learned_from_are_refused(
         classify(recipe(write(tmp_path / name, rows), **tables), out=tmp_path / "out", quiet=True)
 
 
+def test_the_example_is_a_recipe_that_says_how_it_is_run() -> None:
+    path = Path(__file__).parents[2] / "examples" / "classifiers" / "works.toml"
+    assert ClassificationRecipe.load(path).data.label_key == "work"
+    assert f"grainline classify examples/classifiers/{path.name}" in path.read_text()
+
+
 def test_another_recipe_is_refused_in_the_same_folder(run: Path) -> None:
     with pytest.raises(GrainlineError, match=r"What differs: head.temperature: 1.5 -> 2"):
         classify(recipe(run / "texts.jsonl"), out=run / "out", overrides=["head.temperature=2"], quiet=True)

@@ -29,8 +29,8 @@ def run(
     Its head is a gate and experts of unlike kinds, of which each text is answered by one (Hecto). A run that came to
     its end isn't trained again: the same command then shows its scores, or answers texts.
 
-      grainline classify examples/recipes/classify.toml --explain gate
-      grainline classify examples/recipes/classify.toml --text "In the beginning God created the heavens"
+      grainline classify examples/classifiers/works.toml --explain gate
+      grainline classify examples/classifiers/works.toml --text "In the beginning God created the heavens"
       torchrun --nproc-per-node 2 -m grainline classify recipe.toml
 
     Args:

@@ -11,8 +11,8 @@ from grainline.kernels.native_ops import I64, call, runs, threads, wants_gradien
 
 ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 MOST_HEADS = 256
-FEW_KEYS = 1 << 17
-"""Elements of keys below which PyTorch's attention is done before the call of a C function has begun."""
+FEW_KEYS = {torch.float32: 1 << 17, torch.bfloat16: 1 << 19}
+"""Elements of a dense cache's keys below which PyTorch's attention takes less time (benchmarks/bench_ops.py)."""
 
 
 def attention_decode(
@@ -75,12 +75,16 @@ def attention(
     """See `reference.attention`; a step of decoding, one query that sees many keys, is made as `attention_decode`."""
     if (
         q_BSHh.shape[1] != 1
-        or k_BKGh.numel() < FEW_KEYS
+        or k_BKGh.numel() < FEW_KEYS.get(k_BKGh.dtype, 0)
         or allowed is not None
         or q_BSHh.shape[2] > MOST_HEADS
         or not runs(q_BSHh, k_BKGh, v_BKGv)
         or wants_gradient(q_BSHh, k_BKGh, v_BKGv)
     ):
         return short_attention.attention(q_BSHh, k_BKGh, v_BKGv, allowed, causal, scale)
-    out_BHv = _decode(q_BSHh[:, 0], k_BKGh, v_BKGv, None, None, scale)  # each sequence's cache is one page
-    return out_BHv.to(q_BSHh.dtype).unsqueeze(1)
+    return over_dense(q_BSHh, k_BKGh, v_BKGv, scale)
+
+
+def over_dense(q_BSHh: Tensor, k_BKGh: Tensor, v_BKGv: Tensor, scale: float) -> Tensor:
+    """One query per sequence (S = 1) over all keys of a dense cache, of which each sequence's is one page."""
+    return _decode(q_BSHh[:, 0], k_BKGh, v_BKGv, None, None, scale).to(q_BSHh.dtype).unsqueeze(1)

@@ -42,6 +42,8 @@ SIGNATURES: dict[str, tuple[list[Any], Any]] = {
 _forced: ContextVar[int] = ContextVar("instruction set", default=-1)  # the widest
 FEW = 1 << 14
 """Elements of a call below which a second thread costs what it brings (as in native/ops/boundary.cpp)."""
+FEW_ENTRIES, FEW_NUMBERS = 128, 1 << 11
+"""Entries to sort, and float32 numbers to normalise without a gradient, that PyTorch is as quick with."""
 
 
 @functools.cache
@@ -105,7 +107,8 @@ def wants_gradient(*tensors: Tensor) -> bool:
 
 def sort_by_expert(expert_N: Tensor, experts: int) -> Tensor:
     """See `reference.sort_by_expert`. Raises GrainlineError for an id that is no expert's."""
-    if expert_N.dtype != torch.int64 or expert_N.device.type != "cpu" or not instruction_sets():
+    known = expert_N.dtype == torch.int64 and expert_N.device.type == "cpu" and bool(instruction_sets())
+    if not known or len(expert_N) < FEW_ENTRIES:
         return reference.sort_by_expert(expert_N, experts)
     expert_N = expert_N.contiguous()
     order_N = torch.empty_like(expert_N)
@@ -187,7 +190,11 @@ def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     """See `reference.rms_norm`."""
     if not runs(x, gain) or gain.shape != x.shape[-1:]:
         return elementwise.rms_norm(x, gain, eps)
-    return RmsNorm.apply(x, gain, eps) if wants_gradient(x, gain) else _norm(x, gain, eps, keep=False)[0]
+    if wants_gradient(x, gain):
+        return RmsNorm.apply(x, gain, eps)
+    if x.dtype is torch.float32 and x.numel() <= FEW_NUMBERS:
+        return reference.rms_norm(x, gain, eps)
+    return _norm(x, gain, eps, keep=False)[0]
 
 
 # --- rotation

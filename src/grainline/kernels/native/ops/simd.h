@@ -10,7 +10,8 @@
 
 #ifdef __x86_64__
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 says it of its own intrinsics
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 says both of its own intrinsics
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 #include <immintrin.h>
 #endif
@@ -42,7 +43,15 @@ inline V bits(const T *from) {
 
 inline F load(const float *from) { return bits<F>(from); }
 inline F load(const Bf16 *from) { return (F)(__builtin_convertvector(bits<Half>(from), U) << 16); }
-inline F load(const std::int8_t *from) { return __builtin_convertvector(__builtin_convertvector(bits<Byte>(from), I), F); }
+inline F load(const std::int8_t *from) {
+#if GL_LANES == 16
+    return (F)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
+#elif GL_LANES == 8
+    return (F)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from))));
+#else
+    return __builtin_convertvector(__builtin_convertvector(bits<Byte>(from), I), F);
+#endif
+}
 
 // The first n < W elements, and zeros.
 template <class T>

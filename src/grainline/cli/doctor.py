@@ -178,7 +178,11 @@ def _compiled_core() -> Check:
     from grainline import _compiled
 
     if _compiled.library() is not None:
-        return Check("compiled core", "ok", "loaded")
+        if not _torch_fits():
+            return Check("compiled core", "ok", "loaded")
+        from grainline.kernels import native_experts
+
+        return Check("compiled core", "ok", f"loaded; experts are computed by its {native_experts.path()} kernels")
     if os.environ.get(_compiled.OFF):
         return Check("compiled core", "limited", f"{_compiled.OFF} is set", f"unset {_compiled.OFF}")
     lost = "not built: simulations are slow, and memory's rate is NumPy's"

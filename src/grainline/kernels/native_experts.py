@@ -26,13 +26,15 @@ PATH = "GRAINLINE_EXPERT_PATH"
 FORWARD, FORWARD_FEW, BACKWARD_INPUTS, BACKWARD_WEIGHTS = range(4)
 HIDDEN_CHUNK = 256
 """As in native/experts/problem.h: a score's gradient comes in a part for each so many hidden columns."""
-FEW_ROWS = 8
-"""Up to so many entries per expert that has any, each weight is read once, as it lies."""
+FEW_ROWS = {torch.float32: 8, torch.bfloat16: 1}
+"""Up to so many entries per expert that has any, each weight is read as it lies, without panels. By dtype of x."""
+FEW_CODED_ROWS = 8
+"""The same where weights are codes."""
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 CODES = {8: 2, 4: 3}
 EXPERTS_AT_ONCE = 16
 """Experts whose codes are turned into weights together, where there are many entries."""
-TENSORS = ("x", "w13", "w2", "score", "unit", "counts", "h", "act", "out")
+TENSORS: tuple[str, ...] = ("x", "w13", "w2", "score", "unit", "counts", "h", "act", "out")
 TENSORS += ("d_out", "d_h", "d_score", "d_x", "d_w13", "d_w2", "scale13", "scale2")
 """In the order of `Problem` in native/experts/problem.h."""
 
@@ -102,7 +104,7 @@ def forward(
     x_TD, weights = tensors["x"], tensors["w13"].dtype
     entries = len(x_TD) if unit_N is None else len(unit_N)
     hidden = w2_EDF.shape[-1]
-    few = entries <= FEW_ROWS * int(tensors["counts"].count_nonzero())
+    few = entries <= FEW_ROWS[x_TD.dtype] * int(tensors["counts"].count_nonzero())
     h_NG = x_TD.new_empty(entries, 2 * hidden) if keep else None
     tensors["out"] = out_TD = torch.empty_like(x_TD)
     if h_NG is not None:
@@ -230,7 +232,7 @@ def expert_mixture_quantized(
     if (w13.bits, w13.group) != (w2.bits, w2.group):
         raise GrainlineError(f"w13 has {w13.bits} bits in groups of {w13.group}, w2 {w2.bits} in groups of {w2.group}.")
     with torch.no_grad():
-        if len(unit_N) > FEW_ROWS * int(counts_E.count_nonzero()):
+        if len(unit_N) > FEW_CODED_ROWS * int(counts_E.count_nonzero()):
             return _by_groups_of_experts(x_TD, w13, w2, score_N, unit_N, counts_E)
         tensors = _ready(x_TD, w13.scale, w2.scale, score_N, unit_N, counts_E)
         tensors["out"] = out_TD = torch.empty_like(tensors["x"])
@@ -247,6 +249,6 @@ def _by_groups_of_experts(
     for e in range(0, len(counts_E), EXPERTS_AT_ONCE):
         some = slice(e, e + EXPERTS_AT_ONCE)
         entries = slice(first, first := first + int(counts_E[some].sum()))
-        weights = (each[some].dequantized(x_TD.dtype) for each in (w13, w2))
-        out_TD += expert_mixture(x_TD, *weights, score_N[entries], unit_N[entries], counts_E[some])
+        some_13, some_2 = (each[some].dequantized(x_TD.dtype) for each in (w13, w2))
+        out_TD += expert_mixture(x_TD, some_13, some_2, score_N[entries], unit_N[entries], counts_E[some])
     return out_TD.to(x_TD.dtype)

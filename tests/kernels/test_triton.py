@@ -268,6 +268,18 @@ def test_top_k_takes_nan_first_and_tells_experts_of_no_score_apart(device):
     assert score_TK[0, 0].isnan()
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_choice_by_scores_equals_the_reference(device):
+    score_TE = torch.randint(0, 5, (30, 9)).float().to(device).requires_grad_()
+    with kernels.use({"route_topk": "triton"}):
+        expert_TK, score_TK = kernels.route_topk(score_TE, 4)
+    expected_TK, best_TK = reference.route_topk(score_TE, 4)
+    assert torch.equal(expert_TK, expected_TK)
+    assert torch.equal(score_TK, best_TK)
+    (found,), (expected,) = (torch.autograd.grad(x.square().sum(), score_TE) for x in (score_TK, best_TK))
+    assert torch.equal(found, expected)
+
+
 @interpreted
 def test_top_k_says_what_cannot_be_chosen():
     with pytest.raises(GrainlineError, match="4 experts can't be chosen of 3"):

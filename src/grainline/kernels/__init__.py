@@ -27,6 +27,7 @@ from grainline.kernels import (
 from grainline.kernels.coded import CodedWeights
 from grainline.kernels.deferred import WeightQueue
 from grainline.kernels.triton import mixture as triton
+from grainline.kernels.triton import router as triton_router
 
 Op = Callable[..., Any]
 
@@ -44,6 +45,7 @@ BACKENDS: dict[str, dict[str, Op]] = {
         "reference": reference.route_topk,
         "topk": elementwise.route_topk,
         "native": native_ops.route_topk,
+        "triton": triton_router.route_topk,
     },
     "expert_mixture": {
         "reference": reference.expert_mixture,

@@ -23,7 +23,10 @@ BLOCK_ELEMENTS = 4096  # of tokens × experts in one program
 
 
 def top_k(logits_TE: Tensor, k: int, scoring: Scoring, bias_E: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """See `reference.top_k`. Raises GrainlineError where Triton can't run or there are too many experts."""
+    """Scores of the logits, and the best K of score + bias, best first, ties to the lower id, NaN before all.
+
+    → scores [T, K] without the bias, ids [T, K]. Raises GrainlineError where Triton can't run, or for too many experts.
+    """
     experts = logits_TE.shape[1]
     reason = why_not(str(logits_TE.device))
     if not reason and not (experts <= MOST_EXPERTS and k <= MOST_CHOSEN):
@@ -36,6 +39,12 @@ def top_k(logits_TE: Tensor, k: int, scoring: Scoring, bias_E: Tensor | None = N
         raise GrainlineError(f"top_k: '{scoring}' is no way to score; there is {', '.join(SCORINGS)}.")
     score_TK, expert_TK = TopK.apply(logits_TE.contiguous(), k, scoring, bias_E)
     return score_TK, expert_TK
+
+
+def route_topk(score_TE: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """See `reference.route_topk`."""
+    score_TK, expert_TK = top_k(score_TE, k, "none")
+    return expert_TK, score_TK
 
 
 class TopK(Function):

@@ -72,7 +72,9 @@ def experts_backward(
     found = HALVES[backend].backward(
         d_out_TD, x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E, hidden_NG, Wants(*wants)
     )
-    d_x, d_w13, d_w2, d_score = (x_TD.new_empty(0) if each is None else each for each in found)
+    d_x, d_w13, d_w2, d_score = (
+        each if wanted and each is not None else x_TD.new_empty(0) for each, wanted in zip(found, wants, strict=True)
+    )
     return d_x, d_w13, d_w2, d_score
 
 

@@ -99,11 +99,13 @@ inline Floats<N> spread(float value) { return Floats<N>{} + value; }
 
 template <std::size_t N>
 inline float sum(Floats<N> value) {
-    float lanes[N];
-    store_as(lanes, value);
-    for (std::size_t width = N / 2; width > 0; width /= 2)
-        for (std::size_t i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-    return lanes[0];
+    if constexpr (N == 1) {
+        return value[0];
+    } else {
+        Floats<N / 2> halves[2];
+        __builtin_memcpy(halves, &value, sizeof value);
+        return sum<N / 2>(halves[0] + halves[1]);
+    }
 }
 
 // eˣ to a unit or two in the last place: 2ⁿ · a polynomial in the rest. NaN stays NaN.

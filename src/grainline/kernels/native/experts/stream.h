@@ -13,6 +13,7 @@ constexpr i64 BLOCK = 128;      // the depth of coded weights is rounded up to i
 constexpr i64 AT_ONCE = 4;      // rows of weights that are read side by side
 constexpr i64 MOST_TOKENS = 4;  // that use a row of weights while it is in registers
 constexpr i64 ROWS_EACH = 32;   // rows of weights of a task
+constexpr i64 NEAR = 8192;      // bytes that are asked for ahead of their use, at least
 
 // Where a matrix [E · rows, depth] of weights is; `load` gives N values of a row from k on.
 template <std::size_t N, class W>
@@ -22,8 +23,8 @@ struct Plain {
     i64 run() const { return depth; }  // values under one scale
     float scale(i64, i64) const { return 1.0F; }
     Floats<N> load(i64 row, i64 k) const { return gl::experts::load<N>(weights + row * depth + k, depth - k); }
-    const char *line(i64 row, i64 k) const { return reinterpret_cast<const char *>(weights + row * depth + k); }
-    static constexpr i64 line_values = 64 / sizeof(W);
+    const char *place(i64 row, i64 k) const { return reinterpret_cast<const char *>(weights + row * depth + k); }
+    static constexpr i64 LINE = 64 / sizeof(W);  // values in a line of memory
 };
 
 template <std::size_t N>
@@ -39,10 +40,16 @@ template <std::size_t N>
 struct Bytes : Coded<N> {
     Floats<N> load(i64 row, i64 k) const {
         const auto *from = static_cast<const signed char *>(this->codes) + row * this->depth + k;
+#ifdef __AVX512F__
+        if constexpr (N == 16) {  // compilers go value by value otherwise
+            const __m512i wide = _mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
+            return (Floats<N>)_mm512_maskz_cvtepi32_ps(0xffff, wide);
+        }
+#endif
         return __builtin_convertvector(load_as<Pack<signed char, N>>(from), Floats<N>);
     }
-    const char *line(i64 row, i64 k) const { return static_cast<const char *>(this->codes) + row * this->depth + k; }
-    static constexpr i64 line_values = 64;
+    static constexpr i64 LINE = 64;  // values in a line of memory
+    const char *place(i64 row, i64 k) const { return static_cast<const char *>(this->codes) + row * this->depth + k; }
 };
 
 // 128 codes are 16 words of 8: code 16 · s + j is nibble s of word j, and stands for its value + 8.
@@ -59,15 +66,17 @@ struct Nibbles : Coded<N> {
 #endif
         return __builtin_convertvector((Pack<std::int32_t, N>)(shifted & 15u), Floats<N>) - 8.0F;
     }
-    const char *line(i64 row, i64 k) const {
+    const char *place(i64 row, i64 k) const {
         return static_cast<const char *>(this->codes) + (row * this->depth + k) / 2;
     }
-    static constexpr i64 line_values = 128;
+    static constexpr i64 LINE = 128;
 };
 
 // dots[r][m] = weights[row + r] · x[m] for R rows and M tokens; x: floats, 0 from the depth on to a multiple of N.
 template <std::size_t N, i64 R, i64 M, class Source>
-void dots(const Source &source, i64 row, const float *const *x, float (*to)[MOST_TOKENS]) {
+void dots(const Source &source, i64 row, i64 end_row, const float *const *x, float (*to)[MOST_TOKENS]) {
+    const char *past = source.place(end_row, 0);
+    const i64 ahead = max(NEAR, source.place(row + R, 0) - source.place(row, 0));
     Floats<N> total[R][M] = {};
     const i64 run = source.run(), depth = source.depth;
     for (i64 begin = 0; begin < depth; begin += run) {
@@ -80,6 +89,10 @@ void dots(const Source &source, i64 row, const float *const *x, float (*to)[MOST
             for (i64 m = 0; m < M; ++m) values[m] = load<N>(x[m] + k);
 #pragma GCC unroll 4
             for (i64 r = 0; r < R; ++r) {
+                if (k % Source::LINE == 0) {
+                    const char *next = source.place(row + r, k) + ahead;
+                    if (next < past) __builtin_prefetch(next, 0, 2);
+                }
                 const Floats<N> weights = source.load(row + r, k);
 #pragma GCC unroll 4
                 for (i64 m = 0; m < M; ++m) part[r][m] += weights * values[m];
@@ -87,8 +100,10 @@ void dots(const Source &source, i64 row, const float *const *x, float (*to)[MOST
         };
         for (; k + static_cast<i64>(N) <= end; k += N) step(k);
         if (k < end) step(k);
+#pragma GCC unroll 4
         for (i64 r = 0; r < R; ++r) {
             const float scale = source.scale(row + r, begin);
+#pragma GCC unroll 4
             for (i64 m = 0; m < M; ++m) total[r][m] += scale * part[r][m];
         }
     }
@@ -98,18 +113,18 @@ void dots(const Source &source, i64 row, const float *const *x, float (*to)[MOST
 
 // The same for up to AT_ONCE rows and MOST_TOKENS tokens.
 template <std::size_t N, i64 R, class Source>
-void dots_of(i64 tokens, const Source &source, i64 row, const float *const *x, float (*to)[MOST_TOKENS]) {
+void dots_of(i64 tokens, const Source &source, i64 row, i64 end_row, const float *const *x, float (*to)[MOST_TOKENS]) {
     switch (tokens) {
-        case 1: return dots<N, R, 1>(source, row, x, to);
-        case 2: return dots<N, R, 2>(source, row, x, to);
-        case 3: return dots<N, R, 3>(source, row, x, to);
-        default: return dots<N, R, 4>(source, row, x, to);
+        case 1: return dots<N, R, 1>(source, row, end_row, x, to);
+        case 2: return dots<N, R, 2>(source, row, end_row, x, to);
+        case 3: return dots<N, R, 3>(source, row, end_row, x, to);
+        default: return dots<N, R, 4>(source, row, end_row, x, to);
     }
 }
 template <std::size_t N, class Source>
-void dots_some(i64 rows, i64 tokens, const Source &source, i64 row, const float *const *x, float (*to)[MOST_TOKENS]) {
-    if (rows == AT_ONCE) return dots_of<N, AT_ONCE>(tokens, source, row, x, to);
-    for (i64 r = 0; r < rows; ++r) dots_of<N, 1>(tokens, source, row + r, x, to + r);
+void dots_some(i64 rows, i64 tokens, const Source &source, i64 row, i64 end_row, const float *const *x, float (*to)[MOST_TOKENS]) {
+    if (rows == AT_ONCE) return dots_of<N, AT_ONCE>(tokens, source, row, end_row, x, to);
+    for (i64 r = 0; r < rows; ++r) dots_of<N, 1>(tokens, source, row + r, end_row, x, to + r);
 }
 
 // Token values as floats, `depth` of them in rows of `stride`.
@@ -142,8 +157,8 @@ void stream(Crew &crew, const Problem &p, const Source &w13, const Source &w2) {
             for (i64 f = from; f < to; f += AT_ONCE) {
                 const i64 rows = min(AT_ONCE, to - f);
                 float gate[AT_ONCE][MOST_TOKENS], up[AT_ONCE][MOST_TOKENS];
-                dots_some<N>(rows, tokens, w13, e * 2 * F + f, values, gate);
-                dots_some<N>(rows, tokens, w13, e * 2 * F + F + f, values, up);
+                dots_some<N>(rows, tokens, w13, e * 2 * F + f, e * 2 * F + to, values, gate);
+                dots_some<N>(rows, tokens, w13, e * 2 * F + F + f, e * 2 * F + F + to, values, up);
                 for (i64 m = 0; m < tokens; ++m)
                     for (i64 r = 0; r < rows; ++r) {
                         const float g = gate[r][m], u = up[r][m];
@@ -160,8 +175,9 @@ void stream(Crew &crew, const Problem &p, const Source &w13, const Source &w2) {
                 for (i64 k = F; k < wide_F; ++k) act[n * wide_F + k] = 0;
     });
 
-    each(crew, (D + ROWS_EACH - 1) / ROWS_EACH, [&](i64 index, i64) {
-        const i64 from = index * ROWS_EACH, to = min(D, from + ROWS_EACH);
+    const i64 rows_D = chunk_columns(crew, D, 1, 64);
+    each(crew, (D + rows_D - 1) / rows_D, [&](i64 index, i64) {
+        const i64 from = index * rows_D, to = min(D, from + rows_D);
         for (i64 t = 0; t < p.tokens; ++t)
             for (i64 d = from; d < to; ++d) sums[t * D + d] = 0;
         for (i64 a = 0; a < active; ++a) {
@@ -173,7 +189,7 @@ void stream(Crew &crew, const Problem &p, const Source &w13, const Source &w2) {
                 for (i64 d = from; d < to; d += AT_ONCE) {
                     const i64 rows = min(AT_ONCE, to - d);
                     float found[AT_ONCE][MOST_TOKENS];
-                    dots_some<N>(rows, tokens, w2, e * D + d, values, found);
+                    dots_some<N>(rows, tokens, w2, e * D + d, e * D + to, values, found);
                     for (i64 m = 0; m < tokens; ++m) {
                         float *sum = sums + (p.unit ? p.unit[n + m] : n + m) * D + d;
                         for (i64 r = 0; r < rows; ++r) sum[r] += (p.score ? p.score[n + m] : 1.0F) * found[r][m];

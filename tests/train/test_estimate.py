@@ -187,12 +187,12 @@ def test_long_runs_on_gpus_are_compiled_where_that_is_possible(monkeypatch: pyte
 
 
 def test_micro_batches_shrink_to_the_memory_there_is() -> None:
-    recipe, config = _recipe(training={"steps": 5, "batch_tokens": 64 * 64}), config_for_depth(8, 4096, 64)
+    recipe, config = _recipe(training={"steps": 5, "batch_tokens": 128 * 64}), config_for_depth(8, 4096, 64)
     found = decide(recipe, Plan(), config, MACHINE, CPU, {})
     need = estimate_run(recipe, config, found, MACHINE, CPU, 0).memory.total
     tight = dataclasses.replace(MACHINE, memory_available_bytes=int(need))
     smaller = decide(recipe, Plan(), config, tight, CPU, {})
-    assert 1 < smaller.micro_batch_sequences < found.micro_batch_sequences == 64
+    assert 1 < smaller.micro_batch_sequences < found.micro_batch_sequences == 128
     assert estimate_run(recipe, config, smaller, tight, CPU, 0).memory.total <= 0.6 * need
 
 

@@ -41,25 +41,19 @@ def run(
             raise GrainlineError(f"--{name} {value}: must be at least 1.")
     if not 1 <= top_k <= experts:
         raise GrainlineError(f"--top-k {top_k}: must be between 1 and the {experts} experts.")
-    import torch
-
     from grainline.kernels.stream.triton import why_not
 
-    reason = why_not("cuda") or ("" if torch.cuda.is_available() else "torch sees no GPU on this machine")
+    reason = why_not("cuda")
     if reason:
         raise GrainlineError(f"hardware tune measures Triton kernels on a GPU: {reason}.")
-    from grainline.kernels.triton.tiles import device_name, save
-    from grainline.kernels.triton.tune import Layer, gpu_clock, tune
+    from grainline.kernels.triton.tiles import save
+    from grainline.kernels.triton.tune import Layer, tune_here
 
-    device = torch.device("cuda", torch.cuda.current_device())
-    layer = Layer(tokens, width, hidden, experts, top_k)
-    tuned = tune(layer, getattr(torch, dtype), device, gpu_clock, tell=_tell)
-    path = save(device_name(device), {tuned.shape: tuned.tiles})
+    name, tuned = tune_here(Layer(tokens, width, hidden, experts, top_k), dtype, tell=_tell)
+    path = save(name, {tuned.shape: tuned.tiles})
     if json:
         seconds = {k: [{"tile": str(tile), "seconds": s} for tile, s in v.items()] for k, v in tuned.seconds.items()}
-        print(
-            json_module.dumps({"device": device_name(device), "shape": str(tuned.shape), "seconds": seconds}, indent=2)
-        )
+        print(json_module.dumps({"device": name, "shape": str(tuned.shape), "seconds": seconds}, indent=2))
     else:
         for kernel, tile in tuned.tiles.items():
             print(f"{kernel:10} {tuned.seconds[kernel][tile] * 1e6:8.1f} µs  {tile}")

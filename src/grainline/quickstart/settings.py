@@ -48,7 +48,11 @@ def _needs(tables: dict[str, Any]) -> dict[str, Any]:
     if moe.get("router") == "depth-averaged":
         needs["moe.router_hidden"] = max(16, size // 8)  # ZAYA1: 256 of 2,048
     if moe.get("expert") == "bottleneck":
-        needs["moe.latent"] = max(1, size // 4)  # BigMac: r = 0.25
+        latent, hidden = max(1, size // 4), moe.get("expert_hidden")  # BigMac: r = 0.25, and F/r
+        needs["moe.latent"] = latent
+        if isinstance(hidden, int):
+            needs["moe.expert_hidden"] = hidden * size // latent
+            needs["moe.shared_hidden"] = moe.get("shared_hidden", hidden)
     if isinstance(moe.get("groups"), int) and moe["groups"] > 1:
         needs["moe.top_groups"] = max(1, moe["groups"] // 2)
     if isinstance(moe.get("reuse"), int) and moe["reuse"] > 1:

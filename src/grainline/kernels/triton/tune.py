@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grainline.documents import GrainlineError
 from grainline.kernels.triton import launch
-from grainline.kernels.triton.tiles import CANDIDATES, KERNELS, ShapeClass, Tile
+from grainline.kernels.triton.tiles import CANDIDATES, KERNELS, ShapeClass, Tile, device_name
 
 Work = Callable[[], object]
 Clock = Callable[[Work], float]
@@ -135,3 +135,11 @@ def _does_not_fit() -> tuple[type[Exception], ...]:
     from triton.runtime.errors import OutOfResources, PTXASError
 
     return OutOfResources, PTXASError, CompilationError
+
+
+def tune_here(layer: Layer, dtype: str, tell: Callable[[str], None]) -> tuple[str, Tuned]:
+    """`tune` on this process's GPU; its name, and what was found. Raises GrainlineError where torch sees none."""
+    if not torch.cuda.is_available():
+        raise GrainlineError("hardware tune measures Triton kernels on a GPU: torch sees no GPU on this machine.")
+    device = torch.device("cuda", torch.cuda.current_device())
+    return device_name(device), tune(layer, getattr(torch, dtype), device, gpu_clock, tell=tell)

@@ -59,7 +59,6 @@ def open_experts(opening: Opening, moe: Moe, progress: float) -> int:
     return max(1, math.floor(first + (pool - first) * done + NEARLY))
 
 
-@torch.compiler.disable
 def closed_experts(
     config: ModelConfig, layer: int, moment: Moment, tokens: int, sequences: int, device: torch.device | str = "cpu"
 ) -> Closed | None:
@@ -92,6 +91,10 @@ def closed_experts(
     mask[moe.pool :] = False
     mask[order_E[:count]] = False
     return Closed(mask.to(device), count + moe.costless)
+
+
+# As torch.compiler.disable does, whose import alone takes a second.
+closed_experts._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
 def balanced_loads(config: ModelConfig, counts_LE: Tensor, moment: Moment) -> Tensor:

@@ -79,7 +79,6 @@ def first_of(order_TE: Tensor, counts: list[int]) -> Tensor:
     return torch.zeros_like(taken_TE).scatter_(0, order_TE, taken_TE)
 
 
-@torch.compiler.disable
 def round_counts(counts_E: Tensor, mass_TE: Tensor, tile: int, rounding: Rounding, seed: int = 0) -> list[int]:
     """Counts as multiples of `tile`, none of more than there are tokens: what can't go up goes down.
 
@@ -91,6 +90,9 @@ def round_counts(counts_E: Tensor, mass_TE: Tensor, tile: int, rounding: Roundin
     goes_up = ROUNDINGS[rounding](counts, downs, tile, mass_TE, seed)
     return [up if is_up and up <= tokens else down for up, down, is_up in zip(ups, downs, goes_up, strict=True)]
 
+
+# As torch.compiler.disable does, whose import alone takes a second.
+round_counts._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 Choice = Callable[[list[int], list[int], int, Tensor, int], list[bool]]
 

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+from grainline import kernels
 from grainline.documents import Attention, DocumentError, ModelConfig, Moe
+from grainline.kernels.sonic import row_quantum
 from grainline.models.build import build
 from grainline.models.moe import AT_REST, MoeLayer, imbalance, step_bias
 from grainline.models.moe.dispatch import LocalDispatcher
@@ -100,7 +102,7 @@ def test_layer_equals_a_loop_over_tokens_and_experts():
 
 
 def test_padded_rows_change_neither_output_nor_gradients():
-    """The same layer in bfloat16, where rows are padded, and with the quantum forced to one."""
+    """The same layer in bfloat16 in PyTorch, where rows are padded, and with the quantum forced to one."""
     torch.manual_seed(0)
     layer = MoeLayer(config(bias_balanced=True), 0)
     randomised(layer).float()
@@ -113,10 +115,17 @@ def test_padded_rows_change_neither_output_nor_gradients():
         out.float().square().sum().backward(retain_graph=True)
         return out, layer.experts.w13_E2FD.grad.clone(), layer.experts.w2_EDF.grad.clone()
 
-    with_padding = run()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("grainline.kernels.sonic.row_quantum", lambda *_: 1)
+    asked: list[int] = []
+
+    def never(*arguments):
+        asked.append(row_quantum(*arguments))
+        return 1
+
+    with kernels.use({"expert_mixture": "sonic"}), pytest.MonkeyPatch.context() as patch:
+        with_padding = run()
+        patch.setattr("grainline.kernels.sonic.row_quantum", never)
         without = run()
+    assert max(asked) > 1  # else nothing was padded in the first place
     for a, b in zip(with_padding, without, strict=True):
         torch.testing.assert_close(a.float(), b.float(), rtol=0.05, atol=0.05 * float(b.detach().abs().max()))
 

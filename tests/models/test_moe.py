@@ -9,7 +9,7 @@ from grainline import kernels
 from grainline.documents import Attention, DocumentError, ModelConfig, Moe
 from grainline.kernels.sonic import row_quantum
 from grainline.models.build import build
-from grainline.models.moe import AT_REST, MoeLayer, imbalance, step_bias
+from grainline.models.moe import MoeLayer, imbalance, step_bias
 from grainline.models.moe.dispatch import LocalDispatcher
 from grainline.models.moe.report import sequence_balance
 from grainline.models.moe.router import TopKRouter
@@ -81,7 +81,7 @@ def test_router_equals_a_loop_over_tokens(moe):
 def test_one_group_selects_like_plain_top_k():
     router = randomised(TopKRouter(config(groups=1), 0))
     score_TE = torch.rand(50, 8, dtype=torch.float64)
-    assert torch.equal(router.open_choices(score_TE, AT_REST), score_TE)
+    assert torch.equal(router.open_choices(score_TE), score_TE)
 
 
 def test_layer_equals_a_loop_over_tokens_and_experts():

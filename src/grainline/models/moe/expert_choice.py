@@ -19,11 +19,14 @@ from grainline.models.moe.seams import Moment, Routing
 class ExpertChoiceRouter(TopKRouter):
     """Each expert takes its S·K/E best tokens of a sequence of S."""
 
-    def choose(self, score_TE: Tensor, sequences: int, moment: Moment) -> tuple[Routing, Routing]:
+    def choose(
+        self, score_TE: Tensor, sequences: int, moment: Moment, closed: Tensor | None = None
+    ) -> tuple[Routing, Routing]:
         """See `TopKRouter`."""
         if not moment.training:
-            return super().choose(score_TE, sequences, moment)
-        chosen_TE = best_tokens(self.open_choices(score_TE.detach(), moment), sequences, self.moe.top_k)
+            return super().choose(score_TE, sequences, moment, closed)
+        chosen_TE = best_tokens(self.open_choices(score_TE.detach(), closed), sequences, self.moe.top_k)
+        chosen_TE = chosen_TE if closed is None else chosen_TE & ~closed
         weight_TE = score_TE.masked_fill(~chosen_TE, 0.0)
         if self.moe.normalize:
             weight_TE = weight_TE / (weight_TE.sum(-1, keepdim=True) + 1e-20)

@@ -35,10 +35,6 @@ class Closed:
         """Logits so low that softmax and sigmoid make them 0; finite, as infinite ones stop a run."""
         return logits_TE.masked_fill(self.mask, -1e30)
 
-    def exclude(self, score_TE: Tensor) -> Tensor:
-        """Scores below 0, which are never chosen: 0 may be an open expert's."""
-        return score_TE.masked_fill(self.mask, -1.0)
-
     def as_if_whole(self, report: RouterReport) -> RouterReport:
         """Balance that is 1 per token when the open ones are evenly loaded."""
         return replace(report, balance=report.balance * (self.open / self.mask.shape[-1]))

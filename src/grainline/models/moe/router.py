@@ -40,29 +40,33 @@ class TopKRouter(nn.Module):
         open_TE = logits_TE if closed is None else closed.hide(logits_TE)
         scored_TE = open_TE if moment.opening.closed == "logit" else logits_TE
         score_TE = scored_TE.sigmoid() if self.moe.router == "sigmoid-topk" else scored_TE.softmax(-1)
-        score_TE = score_TE if closed is None else closed.exclude(score_TE)
-        routing, chosen = self.choose(score_TE, sequences, moment)
+        score_TE = score_TE if closed is None else score_TE.masked_fill(closed.mask, 0.0)
+        routing, chosen = self.choose(score_TE, sequences, moment, None if closed is None else closed.mask)
         if not report:
             return Routed(routing, carry_TC)
-        told = router_report(self.moe, open_TE, score_TE.clamp_min(0), chosen.unit_N, chosen.expert_N, sequences)
+        told = router_report(self.moe, open_TE, score_TE, chosen.unit_N, chosen.expert_N, sequences)
         return Routed(routing, carry_TC, told if closed is None else closed.as_if_whole(told))
 
     def logits(self, x_TD: Tensor, carry_TC: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """[T, E], and what is carried to the next sparse layer's router."""
         return nn.functional.linear(x_TD, self.weight_ED.to(x_TD.dtype)), carry_TC
 
-    def choose(self, score_TE: Tensor, sequences: int, moment: Moment) -> tuple[Routing, Routing]:
-        """Who goes where, and whom tokens had chosen before any were dropped or added."""
-        chosen = self.top_k(score_TE, self.open_choices(score_TE.detach(), moment))
+    def choose(
+        self, score_TE: Tensor, sequences: int, moment: Moment, closed: Tensor | None = None
+    ) -> tuple[Routing, Routing]:
+        """Who goes where, and whom tokens had chosen before any were dropped or added.
+
+        closed: bools, [E] or [T, E]: experts that nobody, or not this token, may go to now.
+        """
+        chosen = self.top_k(score_TE, self.open_choices(score_TE.detach(), closed))
         limited = self.moe.capacity is not None and moment.training
         return within_capacity(self.moe, chosen) if limited else chosen, chosen
 
-    def open_choices(self, score_TE: Tensor, moment: Moment) -> Tensor:
+    def open_choices(self, score_TE: Tensor, closed: Tensor | None = None) -> Tensor:
         """What experts are chosen by, [T, E]: score plus bias; −∞ where an expert is closed to a token."""
         moe = self.moe
         choice_TE = score_TE if self.bias_E is None else score_TE + self.bias_E
-        if moment.training and moment.opening.opening != "none":
-            choice_TE = choice_TE.masked_fill(score_TE < 0, -torch.inf)  # see `progressive`
+        choice_TE = choice_TE if closed is None else choice_TE.masked_fill(closed, -torch.inf)
         if moe.groups == 1:
             return choice_TE
         choice_TGe = choice_TE[:, : moe.pool].unflatten(1, (moe.groups, moe.pool // moe.groups))

@@ -17,14 +17,13 @@ from torch import Tensor
 
 from grainline import kernels
 from grainline.documents import GrainlineError
-from grainline.kernels import reference
+from grainline.kernels import reference, rounding
 from grainline.kernels.stream.triton import why_not
 from grainline.kernels.triton import launch, tiles, token_rounding
 from grainline.kernels.triton.mixture import HALVES
 from grainline.kernels.triton.router import top_k
 from grainline.kernels.triton.tiles import CANDIDATES, KERNELS, ShapeClass, Tile
 from grainline.kernels.triton.tune import Layer, tune
-from grainline.models.moe import token_rounding as by_the_host
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value")  # NumPy's, of infinities that are masked out
 interpreted = pytest.mark.skipif(bool(why_not("cpu")), reason=why_not("cpu") or "")
@@ -296,13 +295,13 @@ def test_top_k_says_what_cannot_be_chosen():
     counts=st.lists(st.integers(0, 50), min_size=1, max_size=9),
     tile=st.integers(1, 9),
     seed=st.integers(0, 99),
-    rounding=st.sampled_from(sorted(by_the_host.ROUNDINGS)),
+    kind=st.sampled_from(sorted(rounding.ROUNDINGS)),
 )
-def test_counts_are_rounded_as_by_the_host(counts, tile, seed, rounding):
+def test_counts_are_rounded_as_by_the_host(counts, tile, seed, kind):
     mass_TE = torch.rand(50, len(counts)).sort(0, descending=True).values
     draw_E = torch.rand(len(counts), generator=torch.Generator().manual_seed(seed))
-    found = token_rounding.round_counts(torch.tensor(counts), mass_TE, tile, rounding, draw_E)
-    assert found.tolist() == by_the_host.round_counts(torch.tensor(counts), mass_TE, tile, rounding, seed)
+    arguments = torch.tensor(counts), mass_TE, tile, kind, draw_E
+    assert torch.equal(token_rounding.round_counts(*arguments), rounding.on_host(*arguments))
 
 
 def test_stochastic_rounding_needs_its_draws():

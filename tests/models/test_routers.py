@@ -11,14 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from grainline import kernels
 from grainline.documents import Attention, ModelConfig, Moe
 from grainline.documents.moe import NOT_CAUSAL
+from grainline.documents.recipe import Opening
+from grainline.kernels.rounding import ROUNDINGS
+from grainline.kernels.stream.triton import why_not
 from grainline.models.moe import AT_REST, Moment, Routing
 from grainline.models.moe.expert_choice import best_tokens
+from grainline.models.moe.progressive import closed_experts
 from grainline.models.moe.report import router_report, sequence_balance
 from grainline.models.moe.router import TopKRouter
 from grainline.models.moe.routers import ROUTERS, build_router
-from grainline.models.moe.token_rounding import ROUNDINGS, TokenRoundingRouter, round_counts
+from grainline.models.moe.token_rounding import TokenRoundingRouter, draws
 
 TRAINING = Moment(True, 0.5, 11)
 D = 12
@@ -105,12 +110,23 @@ def test_sequences_dont_touch_each_other_in_expert_choice() -> None:
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=9)
 
 
+def round_counts(counts: list[int], mass_TE: Tensor, tile: int, rounding: Any, seed: int = 0) -> list[int]:
+    """By the two backends that need no GPU."""
+    found = []
+    for backend in ("reference", "on_device"):
+        with kernels.use({"round_counts": backend}):
+            rounded = kernels.round_counts(torch.tensor(counts), mass_TE, tile, rounding, draws(seed, len(counts)))
+            found.append(rounded.tolist())
+    assert found[0] == found[1]
+    return list(found[0])
+
+
 @given(COUNTS, st.integers(1, 16), st.sampled_from(sorted(ROUNDINGS)), st.integers(0, 99))
 @settings(deadline=None, max_examples=200)
 def test_counts_become_multiples_less_than_a_tile_away(counts: list[int], tile: int, rounding: Any, seed: int) -> None:
     tokens = 64
     mass_TE = torch.rand(tokens, len(counts), generator=torch.Generator().manual_seed(seed)).sort(0, descending=True)[0]
-    found = round_counts(torch.tensor(counts), mass_TE, tile, rounding, seed)
+    found = round_counts(counts, mass_TE, tile, rounding, seed)
     assert all(r % tile == 0 and abs(r - f) < tile and r <= tokens for r, f in zip(found, counts, strict=True))
     if rounding in ("nearest", "balanced"):
         assert all(rounding == "balanced" or 2 * abs(r - f) <= tile for r, f in zip(found, counts, strict=True))
@@ -121,7 +137,7 @@ def test_counts_become_multiples_less_than_a_tile_away(counts: list[int], tile: 
 
 
 def test_each_rounding_as_published() -> None:
-    counts = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7])
+    counts = [0, 1, 2, 3, 4, 5, 6, 7]
     mass_TE = torch.full((16, 8), 0.5)
 
     def rounded(rounding: Any, mass_TE: Tensor = mass_TE, seed: int = 0) -> list[int]:
@@ -136,13 +152,13 @@ def test_each_rounding_as_published() -> None:
     assert rounded("score", falling_TE) == [0, 0, 0, 4, 4, 4, 8, 8]
     # What was added or dropped in all, expert by expert: 0, −1, +1, −2, −2, +1, −1, 0.
     assert rounded("balanced") == [0, 0, 4, 0, 4, 8, 4, 8]
-    draws = torch.tensor([rounded("stochastic", seed=seed) for seed in range(2000)], dtype=torch.float64)
-    torch.testing.assert_close(draws.mean(0), counts.double(), rtol=0, atol=0.2)  # 4.5 standard errors
+    drawn = torch.tensor([rounded("stochastic", seed=seed) for seed in range(2000)], dtype=torch.float64)
+    torch.testing.assert_close(drawn.mean(0), torch.tensor(counts).double(), rtol=0, atol=0.2)  # 4.5 standard errors
     assert rounded("stochastic", seed=5) == rounded("stochastic", seed=5)
 
 
 def test_what_cannot_go_up_goes_down() -> None:
-    counts, mass_TE = torch.tensor([7, 3]), torch.rand(7, 2)
+    counts, mass_TE = [7, 3], torch.rand(7, 2)
     for rounding in ROUNDINGS:
         assert round_counts(counts, mass_TE, 4, rounding)[0] == 4
         assert round_counts(counts, mass_TE, 16, rounding) == [0, 0]  # a tile of more than all tokens
@@ -204,6 +220,55 @@ def test_draws_follow_the_step_and_the_layer() -> None:
 
 
 # All of them.
+
+WITH_CLOSED: list[tuple[str, dict[str, Any]]] = [
+    ("softmax-topk", {}),
+    ("sigmoid-topk", {"groups": 2, "top_groups": 1}),
+    ("gating-residual", {}),
+    ("depth-averaged", {"router_hidden": 4}),
+    ("expert-choice", {}),
+    *(("token-rounding", {"tile": 4, "rounding": rounding}) for rounding in sorted(ROUNDINGS)),
+]
+
+
+@pytest.mark.parametrize("draw", ["layer", "token"])
+@pytest.mark.parametrize("closed", ["score", "logit"])
+@pytest.mark.parametrize(("kind", "moe"), WITH_CLOSED)
+def test_a_closed_expert_gets_nobody_whoever_chooses(kind: str, moe: dict[str, Any], closed: Any, draw: Any) -> None:
+    opening = Opening(opening="linear", open_from=0.0, open_until=1.0, open_share=0.75, draw=draw, closed=closed)
+    moment = Moment(True, 0.0, 11, opening)
+    made, x_TD = router(kind, **moe), states(32)
+    mask = closed_experts(made.config, 0, moment, 32, 2)
+    assert mask is not None
+    mask_TE = mask.mask.expand(32, 8)
+    assert (mask_TE.sum(1) == 2).all()
+    made.weight_ED.data[mask.mask if mask.mask.ndim == 1 else slice(0)] *= 5  # what is closed would be liked
+    routed = made(x_TD, 2, True, None, moment)
+    chosen_TE = table(routed.routing, 32, 8)
+    assert not (chosen_TE & mask_TE).any()
+    assert chosen_TE.any()
+    assert routed.report.entropy.isfinite()
+    if kind == "expert-choice":
+        assert int(routed.routing.counts_E.max()) == 8  # 16 tokens · top 2 / 8 experts, of two sequences
+    if kind == "token-rounding" and draw == "layer":
+        assert (routed.routing.counts_E % 4 == 0).all()
+    if kind not in NOT_CAUSAL:
+        assert (chosen_TE.sum(1) == 2).all()
+
+
+@pytest.mark.skipif(bool(why_not("cpu")), reason=why_not("cpu") or "")
+@pytest.mark.parametrize("moment", [AT_REST, TRAINING], ids=["at rest", "training"])
+@pytest.mark.parametrize(("kind", "moe"), WITH_CLOSED)
+def test_routers_choose_by_triton_as_by_the_reference(kind: str, moe: dict[str, Any], moment: Moment) -> None:
+    """Ids, scores and the gradient of the router's weights; interpreted."""
+    made, x_TD, found = router(kind, **moe), states(30), []
+    for backend in ("reference", "triton"):
+        with kernels.use({"route_topk": backend, "round_counts": backend}):
+            routing = made(x_TD, 2, False, None, moment).routing
+        grads = torch.autograd.grad(routing.score_N.square().sum(), made.weight_ED)
+        found.append((routing.unit_N, routing.expert_N, routing.counts_E, routing.score_N, *grads))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", sorted(NOT_CAUSAL))

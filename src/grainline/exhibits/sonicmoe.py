@@ -155,7 +155,7 @@ def measure_waste(scale: Scale) -> Measurement:
     import numpy as np
     import torch
 
-    from grainline.models.moe.token_rounding import round_counts
+    from grainline.kernels import round_counts
 
     tokens, top_k, kinds = 16384, 4, (32, 64, 128, 256)
     rows = tokens * top_k
@@ -167,7 +167,9 @@ def measure_waste(scale: Scale) -> Measurement:
             counts = draw.multinomial(rows, np.full(experts, 1 / experts))
             waste[experts].append(float((-counts % TILE).sum() / rows))
             no_mass_TE = torch.zeros(tokens, experts)  # rounding to the nearest doesn't look at it
-            rounded[experts].append(sum(round_counts(torch.from_numpy(counts), no_mass_TE, TILE, "nearest")) / rows)
+            rounded[experts].append(
+                int(round_counts(torch.from_numpy(counts), no_mass_TE, TILE, "nearest").sum()) / rows
+            )
     formula = {experts: experts * TILE / (2 * rows) for experts in kinds}
     worst = estimate([max(abs(waste[e][i] - formula[e]) for e in kinds) for i in range(len(scale.seeds))])
     with drawing() as (figure, (axes,)):

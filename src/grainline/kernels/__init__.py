@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from grainline.documents.moe import Rounding
 from grainline.kernels import (
     choice,
     cross_entropy,
@@ -21,6 +22,7 @@ from grainline.kernels import (
     native_experts,
     native_ops,
     reference,
+    rounding,
     short_attention,
     sonic,
 )
@@ -28,6 +30,7 @@ from grainline.kernels.coded import CodedWeights
 from grainline.kernels.deferred import WeightQueue
 from grainline.kernels.triton import mixture as triton
 from grainline.kernels.triton import router as triton_router
+from grainline.kernels.triton import token_rounding as triton_rounding
 
 Op = Callable[..., Any]
 
@@ -46,6 +49,11 @@ BACKENDS: dict[str, dict[str, Op]] = {
         "topk": elementwise.route_topk,
         "native": native_ops.route_topk,
         "triton": triton_router.route_topk,
+    },
+    "round_counts": {
+        "reference": rounding.on_host,
+        "on_device": rounding.on_device,
+        "triton": triton_rounding.round_counts,
     },
     "expert_mixture": {
         "reference": reference.expert_mixture,
@@ -82,6 +90,7 @@ EVERYWHERE = {
     "rms_norm": "by_hand",
     "rotate": "by_hand",
     "route_topk": "topk",
+    "round_counts": "on_device",
 }
 NATIVE = (
     "swiglu_experts",
@@ -199,6 +208,18 @@ def combine_rows(rows_ND: Tensor, score_N: Tensor, unit_N: Tensor, units: int) -
 def route_topk(score_TE: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The best `k` of each row → ids [T, k], scores [T, k]: best first, ties to the lower id on CPUs."""
     found: tuple[Tensor, Tensor] = op("route_topk", score_TE.device.type)(score_TE, k)
+    return found
+
+
+def round_counts(
+    counts_E: Tensor, mass_TE: Tensor, tile: int, rounding: Rounding, draw_E: Tensor | None = None
+) -> Tensor:
+    """Counts as multiples of `tile`, int64; ties go down, and so does what would be more than there are tokens.
+
+    mass_TE: scores of each expert's candidates in the order in which it takes them; draw_E: uniform in [0, 1), for
+    "stochastic". Raises GrainlineError where the draws are missing.
+    """
+    found: Tensor = op("round_counts", counts_E.device.type)(counts_E, mass_TE, tile, rounding, draw_E)
     return found
 
 

@@ -9,13 +9,12 @@ It is done per micro-batch and depends on later tokens: only in training. Balanc
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from grainline import kernels
 from grainline.documents import GrainlineError
-from grainline.documents.moe import Moe, Rounding
+from grainline.documents.moe import Moe
 from grainline.models.moe.expert_choice import routing_of
 from grainline.models.moe.router import TopKRouter
 from grainline.models.moe.seams import Moment, Routing
@@ -27,9 +26,11 @@ LAYERS_APART = 8191
 class TokenRoundingRouter(TopKRouter):
     """Top-k by softmax scores, its counts rounded to tiles."""
 
-    def choose(self, score_TE: Tensor, sequences: int, moment: Moment) -> tuple[Routing, Routing]:
-        """See `TopKRouter`."""
-        choice_TE = self.open_choices(score_TE.detach(), moment)
+    def choose(
+        self, score_TE: Tensor, sequences: int, moment: Moment, closed: Tensor | None = None
+    ) -> tuple[Routing, Routing]:
+        """See `TopKRouter`. Where tokens differ in what is closed to them, a tile may stay unfilled."""
+        choice_TE = self.open_choices(score_TE.detach(), closed)
         chosen = self.top_k(score_TE, choice_TE)
         if not moment.training or not len(score_TE):
             return chosen, chosen
@@ -39,9 +40,19 @@ class TokenRoundingRouter(TopKRouter):
         weight_TE = weight_TE.index_put((chosen.unit_N, chosen.expert_N), chosen.score_N)
         order_TE = candidates(choice_TE, weight_TE.detach(), chosen_TE)
         mass_TE = score_TE.detach().gather(0, order_TE)
-        seed = moment.seed * LAYERS_APART + self.layer
-        counts = round_counts(chosen.counts_E, mass_TE, self.moe.tile, self.moe.rounding, seed)
-        return routing_of(weight_TE, first_of(order_TE, counts)), chosen
+        draw_E = draws(moment.seed * LAYERS_APART + self.layer, self.moe.pool)
+        counts_E = kernels.round_counts(chosen.counts_E, mass_TE, self.moe.tile, self.moe.rounding, draw_E)
+        taken_TE = first_of(order_TE, counts_E)
+        return routing_of(weight_TE, taken_TE if closed is None else taken_TE & ~closed), chosen
+
+
+def draws(seed: int, experts: int) -> Tensor:
+    """Uniform numbers in [0, 1), of nothing but the seed, on the CPU."""
+    return torch.rand(experts, generator=torch.Generator().manual_seed(seed))
+
+
+# As torch.compiler.disable does, whose import alone takes a second.
+draws._torchdynamo_disable = True  # type: ignore[attr-defined]
 
 
 def check_tiles(moe: Moe, tokens: int) -> str | None:
@@ -72,66 +83,7 @@ def candidates(choice_TE: Tensor, weight_TE: Tensor, chosen_TE: Tensor) -> Tenso
     return torch.where(chosen_TE, weight_TE, below_TE).argsort(dim=0, descending=True, stable=True)
 
 
-def first_of(order_TE: Tensor, counts: list[int]) -> Tensor:
+def first_of(order_TE: Tensor, counts_E: Tensor) -> Tensor:
     """Table of bools: the first so many tokens of each expert's order."""
-    taken_E = torch.tensor(counts, device=order_TE.device)
-    taken_TE = torch.arange(len(order_TE), device=order_TE.device).unsqueeze(1) < taken_E
+    taken_TE = torch.arange(len(order_TE), device=order_TE.device).unsqueeze(1) < counts_E
     return torch.zeros_like(taken_TE).scatter_(0, order_TE, taken_TE)
-
-
-def round_counts(counts_E: Tensor, mass_TE: Tensor, tile: int, rounding: Rounding, seed: int = 0) -> list[int]:
-    """Counts as multiples of `tile`, none of more than there are tokens: what can't go up goes down.
-
-    mass_TE: scores of each expert's candidates, in their order; seed: of the draws, if any are made.
-    """
-    tokens, counts = len(mass_TE), counts_E.tolist()
-    downs = [count // tile * tile for count in counts]
-    ups = [down if down == count else down + tile for count, down in zip(counts, downs, strict=True)]
-    goes_up = ROUNDINGS[rounding](counts, downs, tile, mass_TE, seed)
-    return [up if is_up and up <= tokens else down for up, down, is_up in zip(ups, downs, goes_up, strict=True)]
-
-
-# As torch.compiler.disable does, whose import alone takes a second.
-round_counts._torchdynamo_disable = True  # type: ignore[attr-defined]
-
-Choice = Callable[[list[int], list[int], int, Tensor, int], list[bool]]
-
-
-def _nearest(counts: list[int], downs: list[int], tile: int, mass_TE: Tensor, seed: int) -> list[bool]:
-    return [2 * (count - down) > tile for count, down in zip(counts, downs, strict=True)]  # half a tile goes down
-
-
-def _stochastic(counts: list[int], downs: list[int], tile: int, mass_TE: Tensor, seed: int) -> list[bool]:
-    draws = torch.rand(len(counts), generator=torch.Generator().manual_seed(seed)).tolist()
-    return [draw * tile < count - down for draw, count, down in zip(draws, counts, downs, strict=True)]
-
-
-def _score(counts: list[int], downs: list[int], tile: int, mass_TE: Tensor, seed: int) -> list[bool]:
-    """Up where that adds less score than going down would drop."""
-    up_to_TE = mass_TE.nan_to_num().cumsum(0, dtype=torch.float64)
-    up_to_TE = torch.cat((torch.zeros_like(up_to_TE[:1]), up_to_TE))  # of the first 0 … T candidates
-    place_3E = torch.tensor([counts, downs, [down + tile for down in downs]], device=mass_TE.device)
-    here, below, above = up_to_TE.gather(0, place_3E.clamp_max(len(mass_TE))).tolist()
-    return [a - h < h - b for h, b, a in zip(here, below, above, strict=True)]
-
-
-def _balanced(counts: list[int], downs: list[int], tile: int, mass_TE: Tensor, seed: int) -> list[bool]:
-    """Each expert makes up for what those before it added or dropped: the total stays within half a tile."""
-    carried, found = 0, []
-    for count, down in zip(counts, downs, strict=True):
-        rest = down - count
-        is_up = rest < 0 and down + tile <= len(mass_TE) and abs(rest + tile + carried) < abs(rest + carried)
-        carried += rest + tile * is_up
-        found.append(is_up)
-    return found
-
-
-ROUNDINGS: dict[Rounding, Choice] = {
-    "nearest": _nearest,
-    "stochastic": _stochastic,
-    "score": _score,
-    "balanced": _balanced,
-    "up": lambda counts, *_: [True] * len(counts),
-    "down": lambda counts, *_: [False] * len(counts),
-}
-"""Rounding → whether each expert's count, given what is below it, goes up. Ties go down."""

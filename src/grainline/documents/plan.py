@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from grainline.documents.base import Document, Part
+from grainline.documents.expert_placement import ExpertPlacement
 
 
 class Layout(Part):
@@ -80,6 +81,7 @@ class Plan(Document):
     layout: Layout = Layout()
     execution: Execution = Execution()
     pipeline: Pipeline | None = None
+    placement: ExpertPlacement | None = None
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -92,6 +94,7 @@ class Plan(Document):
             "activation recomputation": self.execution.recompute != "none"
             or (self.pipeline is not None and self.pipeline.recompute != "never"),
             "activation offloading": self.pipeline is not None and self.pipeline.offload,
+            "expert placement": self.placement is not None,
             "torch.compile": self.execution.compile == "on",
         }
         return tuple(name for name, needed in wanted.items() if needed)

@@ -22,6 +22,7 @@ import grainline
 from grainline.documents import GrainlineError, ModelConfig, Plan, Recipe
 from grainline.documents.moe import Moe
 from grainline.models.dial import config_for_depth
+from grainline.models.moe import idle
 from grainline.models.moe.routers import ROUTERS
 from grainline.models.moe.token_rounding import check_tiles
 from grainline.train import TrainingDiverged, TrainingInterrupted, read_metrics, train
@@ -170,3 +171,42 @@ def test_tiles_that_are_too_large_are_told(tiny: MakeRecipe, data: Path, tmp_pat
     made = tiny(model={"depth": None, "config": tables}, training={"steps": 3})
     with pytest.raises(GrainlineError, match=r"moe.tile 65 is more than the 64 tokens of a micro-batch"):
         train(made, TWO_ROWS, out=tmp_path, data=data, quiet=True)
+
+
+def test_experts_that_tiles_round_away_are_told_of(
+    tiny: MakeRecipe, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No expert is chosen by all 64 tokens, so tiles of 64 drop every choice; loads still tell what was chosen."""
+    monkeypatch.setattr(idle, "PATIENCE", 3)
+    tables = model("token-rounding", ()).tables()
+    tables["moe"] |= {"tile": 64, "rounding": "down"}
+    made = tiny(model={"depth": None, "config": tables}, training={"steps": 5}, loss={"balance_loss": 0.1})
+    train(made, TWO_ROWS, out=tmp_path, data=data)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["idle"] for line in lines] == [[0.0, 0.0, 0.0]] * 2 + [[1.0, 1.0, 1.0]] * 3
+    assert all(sum(row) > 0 for line in lines for row in line["loads"])
+    said = [line for line in capfd.readouterr().err.splitlines() if "No rows for 3 steps" in line]
+    assert len(said) == 1
+    assert "Step 3: " in said[0]
+    assert "layer 0: 0, 1, 2, 3, 4, 5, 6, 7; layer 1: 0" in said[0]
+    assert "smaller moe.tile" in said[0]
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_a_router_that_is_no_number_is_named_where_blocks_are_computed_again(
+    kind: Any, tiny: MakeRecipe, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradients = Loop._gradients
+
+    def poisoned(loop: Loop, step: int) -> Any:
+        with torch.no_grad():
+            loop.setup.model.blocks[1].ffn.router.weight_ED[0, 0] = math.inf  # type: ignore[union-attr, index]
+        return gradients(loop, step)
+
+    monkeypatch.setattr(Loop, "_gradients", poisoned)
+    made = tiny(model={"depth": None, "config": model(kind, allowed(kind)[-1]).tables()}, training={"steps": 3})
+    plan = Plan.parse({"execution": {"threads": 1, "micro_batch_sequences": 2, "recompute": "block"}})
+    with pytest.raises(
+        TrainingDiverged, match=r"Stopped at step 1: the logits of the router of layer 1 are no numbers"
+    ):
+        train(made, plan, out=tmp_path, data=data, quiet=True)

@@ -133,8 +133,8 @@ def _mtp(model: Model, batch: Batch, carry: Carry, tally: Tally, layer: int) -> 
     out = model.predict_further(chosen, label_bS, document_bS, report=True, next_BSD=batch.next_bSD)
     times = batch.further.stands_for  # its router stands for all sequences, as its loss does
     for r in out.reports:
-        counts_E, entropy = r.counts_E * min(times, 1), r.entropy * min(times, 1)  # what is seen stands for itself
-        tally.reports[model.config.layers] = RouterReport(r.z * times, r.balance * times, counts_E, entropy)
+        counts_E, rows_E, entropy = (of * min(times, 1) for of in (r.counts_E, r.rows_E, r.entropy))  # as seen
+        tally.reports[model.config.layers] = RouterReport(r.z * times, r.balance * times, counts_E, rows_E, entropy)
     return Carry(hidden_BSD, out.hidden_BSD)
 
 

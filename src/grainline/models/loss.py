@@ -27,6 +27,7 @@ class LossSums:
     tokens: int
     mtp_tokens: int
     counts_LE: Tensor
+    rows_LE: Tensor  # see `moe.RouterReport`
     entropy_L: Tensor  # of the routers' choices; see `moe.RouterReport`
 
     def objective(self, loss: Loss, batch_tokens: int) -> Tensor:
@@ -81,10 +82,11 @@ def _sums(model: Model, tally: Tally, device: torch.device) -> LossSums:
     zero = torch.zeros((), device=device)
     layers, moe = model.config.sparse_layers, model.config.moe
     counts_LE = torch.zeros(len(layers), moe.choices if layers and moe else 0, dtype=torch.long, device=device)
-    entropy_L = torch.zeros(len(layers), device=device)
+    rows_LE, entropy_L = torch.zeros_like(counts_LE), torch.zeros(len(layers), device=device)
     for row, layer in enumerate(layers):
         if layer in tally.reports:
-            counts_LE[row], entropy_L[row] = tally.reports[layer].counts_E, tally.reports[layer].entropy
+            report = tally.reports[layer]
+            counts_LE[row], rows_LE[row], entropy_L[row] = report.counts_E, report.rows_E, report.entropy
     return LossSums(
         zero if tally.cross_entropy is None else tally.cross_entropy,
         zero if tally.mtp is None else tally.mtp,
@@ -93,5 +95,6 @@ def _sums(model: Model, tally: Tally, device: torch.device) -> LossSums:
         tally.tokens,
         tally.mtp_tokens,
         counts_LE,
+        rows_LE,
         entropy_L,
     )

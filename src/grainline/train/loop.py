@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from grainline.models.moe import Moment, costless_share, imbalance
+from grainline.models.moe.idle import IdleExperts
 from grainline.models.moe.progressive import balanced_loads
 from grainline.train.batches import sequences_of
 from grainline.train.checkpoint import CheckpointWriter
@@ -44,6 +45,7 @@ class Totals:
     tokens: int
     entropy_L: Tensor  # of the routers, per token; 0 where MTP saw none
     counts_LE: Tensor
+    rows_LE: Tensor
     someone_stops: bool
 
 
@@ -61,6 +63,11 @@ class Loop:
     board: TensorBoard | None
     stop: StopRequest
     timeline_step: int | None = None  # whose measured timeline is kept
+    idle: IdleExperts | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.setup.sparse_layers:
+            self.idle = IdleExperts(self.setup.model.config, self.state.idle_steps)
 
     def run(self) -> None:
         """Raises TrainingInterrupted after a signal, TrainingDiverged from the guard; both leave a resumable run."""
@@ -109,6 +116,7 @@ class Loop:
         if totals.counts_LE.numel():
             loads_LE = balanced_loads(setup.model.config, totals.counts_LE, self._moment(step))
             setup.work.balance(loads_LE, recipe.loss.bias_rate)
+            self._look_for_idle(totals, ~loads_LE.isnan())
         self.state.step, self.state.loss = step, totals.loss
         self.state.tokens += totals.tokens
         seconds = time.perf_counter() - start
@@ -120,10 +128,11 @@ class Loop:
         with setup.model.at(self._moment(step)):
             local = setup.work.gradients(step)
         flag = torch.tensor([self.stop.wanted or self.writer.has_failed], dtype=torch.float64)
-        counted = (local.losses, flag, local.entropy_L, local.counts_LE.double().flatten())
+        of_experts = torch.stack((local.counts_LE, local.rows_LE)).double().flatten()
+        counted = (local.losses, flag, local.entropy_L, of_experts)
         everything = setup.ranks.sum_(torch.cat(counted))
         cross_entropy, mtp, z, balance, tokens, mtp_tokens, stops = everything[:7].tolist()
-        counts_LE = everything[7 + layers :].view(layers, setup.experts)
+        counts_LE, rows_LE = everything[7 + layers :].view(2, layers, setup.experts)
         return Totals(
             loss=cross_entropy / tokens,
             mtp_loss=mtp / mtp_tokens if mtp_tokens else None,
@@ -132,6 +141,7 @@ class Loop:
             tokens=round(tokens),
             entropy_L=everything[7 : 7 + layers] / (tokens * seen(counts_LE)).clamp_min(1),
             counts_LE=counts_LE,
+            rows_LE=rows_LE,
             someone_stops=stops > 0,
         )
 
@@ -164,11 +174,19 @@ class Loop:
         if moe is not None and totals.counts_LE.numel():
             line["imbalance"] = imbalance(totals.counts_LE[:, : moe.pool]).tolist()
             line["entropy"] = totals.entropy_L.tolist()
+            line["idle"] = [] if self.idle is None else self.idle.share_L
             if moe.costless:
                 line["costless"] = costless_share(totals.counts_LE, moe.pool).tolist()
             if keeps_loads(step, setup.recipe.training.steps, setup.recipe.logging.every):
                 line["loads"] = totals.counts_LE.long().tolist()
         return line
+
+    def _look_for_idle(self, totals: Totals, open_LE: Tensor) -> None:
+        assert self.idle is not None
+        self.idle.count(totals.rows_LE, open_LE & (totals.counts_LE.sum(-1, keepdim=True) > 0))
+        remark = self.idle.remark(self.setup.router_names)
+        if remark is not None:
+            self.report.say(f"Step {self.state.step + 1}: {remark}")
 
     def _keep_timeline(self, step: int) -> None:
         timeline = self.setup.work.timeline()
@@ -191,6 +209,7 @@ class Loop:
         }
 
     def _save(self) -> float:
+        self.state.idle_steps = None if self.idle is None else self.idle.steps_LE.tolist()
         state = {"training": self.state.as_json(), "guard": self.guard.memory()}
         return self.writer.save(self.files.checkpoints, self.state.step, self.setup.all_tensors(), state)
 

@@ -31,6 +31,7 @@ class TrainingState:
     loss: float | None = None  # of the last step, nats per token
     validation_loss: float | None = None
     best: Best | None = None
+    idle_steps: list[list[int]] | None = None  # of each layer's experts; see `moe.idle`
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -28,20 +28,21 @@ class LocalSums:
 
     losses: Tensor  # float64 [6]: cross-entropy, MTP's, z, balance in nats; tokens, MTP's tokens
     entropy_L: Tensor  # float64, of the routers
-    counts_LE: Tensor
+    counts_LE: Tensor  # what tokens chose
+    rows_LE: Tensor  # what experts computed
 
     @classmethod
     def of(cls, sums: Iterable[LossSums], layers: int, experts: int) -> LocalSums:
         """Of micro-batches or stages; a model of so many sparse layers and experts."""
         losses, entropy_L = torch.zeros(6, dtype=torch.float64), torch.zeros(layers, dtype=torch.float64)
-        counts_LE = torch.zeros(layers, experts)
+        counts_LE = rows_LE = torch.zeros(layers, experts)
         for one in sums:
             values = torch.stack([v.float() for v in (one.cross_entropy, one.mtp, one.z, one.balance)])
             tokens = torch.tensor([one.tokens, one.mtp_tokens], dtype=torch.float64)
             losses += torch.cat([values.detach().cpu().double(), tokens])
             entropy_L += one.entropy_L.detach().cpu().double()
-            counts_LE = counts_LE + one.counts_LE.cpu()
-        return cls(losses, entropy_L, counts_LE)
+            counts_LE, rows_LE = counts_LE + one.counts_LE.cpu(), rows_LE + one.rows_LE.cpu()
+        return cls(losses, entropy_L, counts_LE, rows_LE)
 
 
 class Work(Protocol):

@@ -15,16 +15,23 @@ from grainline.models.moe.seams import RouterReport
 
 
 def router_report(
-    moe: Moe, logits_TE: Tensor, score_TE: Tensor, unit_N: Tensor, expert_N: Tensor, sequences: int
+    moe: Moe,
+    logits_TE: Tensor,
+    score_TE: Tensor,
+    unit_N: Tensor,
+    expert_N: Tensor,
+    sequences: int,
+    rows_E: Tensor | None = None,
 ) -> RouterReport:
     """The report on who chose whom, before anything was dropped or added for capacity or tiles.
 
-    logits_TE, score_TE: of all choices, with their graph; unit_N, expert_N: the choices made.
+    logits_TE, score_TE: of all choices, with their graph; unit_N, expert_N: the choices made; rows_E: what came of
+    them, if anything was.
     """
     z = logits_TE.logsumexp(-1).square().sum()
     balance = sequence_balance(score_TE, unit_N, expert_N, sequences, weights(moe, score_TE))
     counts_E = torch.bincount(expert_N, minlength=moe.choices)
-    return RouterReport(z, balance, counts_E, entropy(logits_TE, score_TE))
+    return RouterReport(z, balance, counts_E, counts_E if rows_E is None else rows_E, entropy(logits_TE, score_TE))
 
 
 def sequence_balance(

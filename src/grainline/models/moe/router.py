@@ -44,7 +44,8 @@ class TopKRouter(nn.Module):
         routing, chosen = self.choose(score_TE, sequences, moment, None if closed is None else closed.mask)
         if not report:
             return Routed(routing, carry_TC)
-        told = router_report(self.moe, open_TE, score_TE, chosen.unit_N, chosen.expert_N, sequences)
+        who = chosen.unit_N, chosen.expert_N
+        told = router_report(self.moe, open_TE, score_TE, *who, sequences, routing.counts_E)
         return Routed(routing, carry_TC, told if closed is None else closed.as_if_whole(told))
 
     def logits(self, x_TD: Tensor, carry_TC: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -45,6 +45,7 @@ class RouterReport:
     z: Tensor
     balance: Tensor
     counts_E: Tensor  # choices of each: experts with weights (the pool's), then costless ones
+    rows_E: Tensor  # what each computes: its choices, less what a capacity or tiles drop, and what tiles add
     entropy: Tensor  # Σ over tokens of −Σ p·log p, in nats: how undecided the router is
 
 

@@ -305,5 +305,6 @@ def _sums(config: ModelConfig, batch: Batch, loss_N: Tensor) -> LossSums:
         tokens=tokens,
         mtp_tokens=0 if batch.further is None else batch.further.tokens,
         counts_LE=torch.zeros(sparse, experts, dtype=torch.long, device=loss_N.device),
+        rows_LE=torch.zeros(sparse, experts, dtype=torch.long, device=loss_N.device),
         entropy_L=torch.zeros(sparse, device=loss_N.device),
     )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from grainline.documents import GrainlineError, Plan, Recipe
 from grainline.train import train
+from grainline.train.loop import Loop
 
 PIPELINES = {
     "1f1b": {"schedule": "1f1b", "cut": [2, 4]},
@@ -47,6 +52,22 @@ def main(folder: Path) -> None:
             run("wrong", pipeline)
         except GrainlineError as error:
             said[name] = str(error)
+    gradients = Loop._gradients
+
+    def poisoned(loop: Loop, step: int) -> Any:
+        """At step 3 a weight of the router of layer 1 is NaN, on the rank that has it."""
+        block = loop.setup.model.blocks[1]
+        if step == 3 and block is not None:
+            with torch.no_grad():
+                block.ffn.router.weight_ED[0, 0] = math.nan  # type: ignore[union-attr, index]
+        return gradients(loop, step)
+
+    Loop._gradients = poisoned  # type: ignore[method-assign]
+    for name in ("recomputed", "zb-v", "vocab2"):
+        try:
+            run(f"poisoned-{name}", PIPELINES[name])
+        except GrainlineError as error:
+            said[f"poisoned, {name}"] = str(error)
     (folder / f"said-{os.environ['RANK']}.json").write_text(json.dumps(said))
 
 

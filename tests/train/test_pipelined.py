@@ -151,6 +151,15 @@ def test_what_cannot_be_is_refused_by_key(folder: Path) -> None:
     assert json.loads((folder / "said-1.json").read_text()).keys() == said.keys()
 
 
+def test_a_router_that_is_no_number_is_named_by_all_ranks(folder: Path) -> None:
+    """Its layer is on the second rank; the first, whose own routers are well, says the same."""
+    for rank in (0, 1):
+        said = json.loads((folder / f"said-{rank}.json").read_text())
+        for name in ("recomputed", "zb-v", "vocab2"):
+            expected = "Stopped at step 3: the logits of the router of layer 1 are no numbers"
+            assert expected in said[f"poisoned, {name}"], (rank, name)
+
+
 def test_the_command_starts_its_own_ranks(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options = ["--data", str(folder / "data"), "--set", "training.steps=2", "--set", "learning_rate.warmup_steps=0"]
     command = ["train", str(folder / "recipe.toml"), "--out", str(folder / "typed"), *options]

@@ -13,20 +13,24 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ModelChoice(Part):
-    """Which model is trained: exactly one of the four."""
+    """Which model is trained: exactly one of depth, config, config_file and pretrained."""
 
     depth: PositiveInt | None = Field(None, description="one dial: a Ling-2.0-style model of this many layers")
     config: ModelConfig | None = Field(None, description="a model config, trained from scratch")
     config_file: str | None = Field(None, description="the same, in a file of its own")
     pretrained: str | None = Field(None, description="a folder or hub id whose weights (and tokenizer) are trained on")
+    reuse: int | None = Field(
+        None, ge=2, description="pretrained: so many adjacent sparse layers share their experts from now on (ReXMoE)"
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = [k for k in type(self).model_fields if getattr(self, k) is not None]
+        those = [key for key in type(self).model_fields if key != "reuse"]
+        given = [key for key in those if getattr(self, key) is not None]
         if len(given) != 1:
-            raise ValueError(
-                f"set exactly one of {', '.join(type(self).model_fields)}{f'; found {given}' if given else ''}"
-            )
+            raise ValueError(f"set exactly one of {', '.join(those)}{f'; found {given}' if given else ''}")
+        if self.reuse is not None and self.pretrained is None:
+            raise ValueError("reuse goes with pretrained; a model from scratch says it in its own config, moe.reuse")
         return self
 
 

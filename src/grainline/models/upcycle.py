@@ -18,11 +18,8 @@ def shared_experts(model: Model, reuse: int, *, seed: int = 0) -> Model:
     ``routing.closed = "logit"``, which starts there and opens the neighbours' over the run.
     Raises GrainlineError where the sparse layers can't be grouped so.
     """
-    if model.config.moe is None or model.config.moe.reuse > 1:
-        raise GrainlineError("Experts can be shared by the layers of a sparse model that doesn't share them yet.")
-    tables = model.config.tables()
-    tables["moe"]["reuse"] = reuse
-    config = ModelConfig.parse(tables | {"family": "grainline"}, where="moe.reuse")
+    config = shared_config(model.config, reuse)
+    assert model.config.moe is not None
     weights = next(model.parameters())
     made = build(config, seed=seed, dtype=weights.dtype, device=weights.device)
     own, old = made.state_dict(), model.state_dict()
@@ -45,6 +42,15 @@ def shared_experts(model: Model, reuse: int, *, seed: int = 0) -> Model:
                     ours.state_dict()[name][rows].copy_(tensor[:experts])
                     ours.state_dict()[name][pool:].copy_(tensor[experts:])
     return made
+
+
+def shared_config(config: ModelConfig, reuse: int) -> ModelConfig:
+    """Of the model that `shared_experts` makes. Raises GrainlineError as it does."""
+    if config.moe is None or config.moe.reuse > 1:
+        raise GrainlineError("Experts can be shared by the layers of a sparse model that doesn't share them yet.")
+    tables = config.tables()
+    tables["moe"]["reuse"] = reuse
+    return ModelConfig.parse(tables | {"family": "grainline"}, where="moe.reuse")
 
 
 def _experts_of(model: Model, layer: int) -> MoeLayer:

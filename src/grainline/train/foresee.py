@@ -9,6 +9,7 @@ from grainline.hardware import look
 from grainline.models.dial import config_for_depth
 from grainline.models.locate import load_config, locate
 from grainline.models.moe.progressive import check_opening
+from grainline.models.upcycle import shared_config
 from grainline.parallel import Ranks
 from grainline.parallel.pipeline.resolve import resolve
 from grainline.train.lay_out import lay_out
@@ -24,6 +25,7 @@ def foreseen_model(recipe: Recipe) -> ModelConfig:
         config: ModelConfig | None = config_for_depth(choice.depth, tokens or recipe.data.vocab_size, length)
     elif choice.pretrained is not None:
         config = load_config(choice.pretrained)
+        config = config if choice.reuse is None else shared_config(config, choice.reuse)
     else:
         config = ModelConfig.load(choice.config_file) if choice.config_file is not None else choice.config
     assert config is not None

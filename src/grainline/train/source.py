@@ -9,6 +9,7 @@ import torch
 from grainline.documents import ModelConfig, Recipe
 from grainline.models.dial import config_for_depth
 from grainline.models.model import Model
+from grainline.models.upcycle import shared_experts
 from grainline.train.foresee import check_sizes
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def source_of(recipe: Recipe) -> tuple[Source, Tokenizer | None]:
     if choice.pretrained is not None:
         from grainline.models.loading import load
 
-        return load(choice.pretrained, dtype=torch.float32)
+        model, tokenizer = load(choice.pretrained, dtype=torch.float32)
+        return model if choice.reuse is None else shared_experts(model, choice.reuse, seed=recipe.seed), tokenizer
     if choice.depth is not None:
         return choice.depth, None
     if choice.config_file is not None:

@@ -48,8 +48,10 @@ VERBS: dict[str, dict[str, Verb]] = {
         "serve": Verb("serve", "answer the OpenAI HTTP API with a model"),
     },
     "Decide before you pay": {
+        "plan train": Verb("plan_train", "how to spread a model's training over a cluster: the fastest layouts that fit"),
         "simulate": Verb("simulate", "what a step of pipelined training would take on a cluster"),
         "plan size": Verb("plan_size", "message sizes and shapes of products that a cluster likes, and why"),
+        "plan filters": Verb("plan_filters", "rates, quality, power and price of a pipeline of filters"),
         "plan skip": Verb("plan_skip", "a pipeline whose micro-batches skip stages, for slow and unequal links"),
     },
     "Know the machine": {

@@ -11,11 +11,27 @@ from grainline.documents.expert_placement import ExpertPlacement
 
 
 class Layout(Part):
-    """How many ranks there are, and how they share the model."""
+    """How many ranks there are, and how they share the model.
+
+    Two factorisations of the ranks of a pipeline rank's row: dense layers are split over tensor × context × data
+    parallel ranks, experts over expert tensor × expert parallel ones and what is left (arXiv 2504.14960).
+    """
 
     data_parallel: PositiveInt = Field(1, description="ranks that see different sequences")
-    shard: Literal["none", "full"] = Field(
-        "none", description="none: every rank holds all parameters; full: FSDP, each holds its share"
+    shard: Literal["none", "optimizer", "full"] = Field(
+        "none",
+        description="none: every rank holds all parameters; optimizer: each holds its share of the optimiser's state "
+        "(ZeRO-1); full: FSDP, each holds its share of everything",
+    )
+    tensor_parallel: PositiveInt = Field(1, description="ranks that split each matrix of a layer")
+    sequence_parallel: bool = Field(True, description="with tensor_parallel: split what lies between matrices as well")
+    context_parallel: PositiveInt = Field(1, description="ranks that split each sequence")
+    expert_parallel: PositiveInt = Field(1, description="ranks that a layer's experts are spread over")
+    expert_tensor_parallel: PositiveInt = Field(1, description="ranks that split each expert's matrices")
+    devices: tuple[str, ...] = Field(
+        (),
+        description="of each rank, NODE:0, NODE:1 …: tensor parallel ranks next to each other, then context, data and "
+        "pipeline; default: in the cluster's order",
     )
 
 
@@ -65,7 +81,9 @@ class Execution(Part):
     micro_batch_sequences: PositiveInt | None = Field(
         None, description="sequences in one forward pass; gradients add up over passes; default: by free memory"
     )
-    recompute: Literal["none", "block"] = Field("none", description="block: keep block inputs, compute the rest again")
+    recompute: Literal["none", "attention", "block"] = Field(
+        "none", description="attention: its scores are computed again (arXiv 2205.05198); block: all but block inputs"
+    )
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="torch.compile; auto: on GPUs, when the run is long enough"
     )
@@ -90,8 +108,13 @@ class Plan(Document):
             "data parallelism": self.layout.data_parallel > 1,
             "pipeline parallelism": self.pipeline is not None,
             "FSDP": self.layout.shard == "full",
+            "sharded optimizer": self.layout.shard == "optimizer",
+            "tensor parallelism": self.layout.tensor_parallel > 1,
+            "context parallelism": self.layout.context_parallel > 1,
+            "expert parallelism": self.layout.expert_parallel > 1 or self.layout.expert_tensor_parallel > 1,
             "vocabulary parallelism": self.pipeline is not None and self.pipeline.vocabulary != "plain",
-            "activation recomputation": self.execution.recompute != "none"
+            "selective recomputation": self.execution.recompute == "attention",
+            "activation recomputation": self.execution.recompute == "block"
             or (self.pipeline is not None and self.pipeline.recompute != "never"),
             "activation offloading": self.pipeline is not None and self.pipeline.offload,
             "expert placement": self.placement is not None,

@@ -15,7 +15,21 @@ from grainline.plan.sizing import Line, largest_power
 ALIGNED = 64
 """Dims are best divisible by this, which all matrix units take (arXiv 2401.14489, section 4)."""
 
-UNITS = {"MI300X": 304, "A100-40": 108, "A100-80": 108, "H100": 132, "H200": 132}
+UNITS = {
+    "MI300X": 304,
+    "V100": 80,
+    "T4": 40,
+    "A10G": 80,
+    "A100-40": 108,
+    "A100-80": 108,
+    "A100-80-PCIe": 108,
+    "L4": 58,
+    "L40S": 142,
+    "H100": 132,
+    "H100-PCIe": 114,
+    "H200": 132,
+    "B200": 148,
+}
 """Device type → what computes a tile at a time (CUs, SMs), by the vendors' data sheets."""
 
 

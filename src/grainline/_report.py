@@ -77,7 +77,7 @@ def _rich(table: Table) -> object:
 
     drawn = Drawn(box=None, pad_edge=False, header_style="")
     for i, column in enumerate(table.columns):
-        drawn.add_column(Text(column, style="dim"), justify="left" if table.is_left(i) else "right")
+        drawn.add_column(Text(column, style="dim"), justify="left" if table.is_left(i) else "right", no_wrap=i == 0)
     for i, row in enumerate(table.rows):
         drawn.add_row(*(Text(printable(cell)) for cell in row), style="bold" if i == table.strong else "")
     return drawn

@@ -50,6 +50,7 @@ VERBS: dict[str, dict[str, Verb]] = {
     "Decide before you pay": {
         "plan train": Verb("plan_train", "how to spread a model's training over a cluster: the fastest layouts that fit"),
         "simulate": Verb("simulate", "what a step of pipelined training would take on a cluster"),
+        "plan models": Verb("plan_models", "public architectures that can be planned for by name"),
         "plan size": Verb("plan_size", "message sizes and shapes of products that a cluster likes, and why"),
         "plan filters": Verb("plan_filters", "rates, quality, power and price of a pipeline of filters"),
         "plan skip": Verb("plan_skip", "a pipeline whose micro-batches skip stages, for slow and unequal links"),

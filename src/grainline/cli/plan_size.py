@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grainline.documents import GrainlineError, ModelConfig
+from grainline.documents import GrainlineError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,7 +41,7 @@ def run(
       grainline plan size model.toml --cluster cluster.toml --times allreduce.txt
 
     Args:
-        model: a model config (.toml or .json), a model's folder, or ORG/NAME on the hub
+        model: a listed name (grainline plan models), a config (.toml, .json), a folder, or ORG/NAME on the hub
         cluster: a .toml or .json file, or shorthand such as 8xMI300X; default: this machine, measured
         device: type of the cluster's devices; default: its first accelerator, or its first device
         dtype: that products are computed in
@@ -54,13 +54,14 @@ def run(
         json: print one JSON object
     """
     from grainline.hardware.topology import topology
+    from grainline.models.catalogue import config_of
     from grainline.plan.shapes import UNITS, Device, dimensions, expert_width, lines, products
     from grainline.plan.sizing import fit, quantised, widest_for_nothing
     from grainline.train.simulate import read_cluster
 
     if tokens < 1:
         raise GrainlineError(f"--tokens {tokens}: a micro-batch has at least one.")
-    config, found = _model(model), read_cluster(cluster)
+    config, found = config_of(model), read_cluster(cluster)
     names = [kind.name for kind in found.device_types]
     chosen = device or next((kind.name for kind in found.device_types if kind.kind != "cpu"), names[0])
     if chosen not in names:
@@ -99,12 +100,6 @@ def run(
     if width is not None and config.moe is not None:
         print("\n".join(_experts(width, config.moe.expert_hidden, chosen, decode_ms)))
     return 0
-
-
-def _model(path: str) -> ModelConfig:
-    from grainline.models.locate import load_config
-
-    return ModelConfig.load(path) if Path(path).suffix in (".toml", ".json") else load_config(path)
 
 
 def _samples(path: Path) -> list[tuple[float, float]]:

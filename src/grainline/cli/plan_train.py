@@ -37,11 +37,11 @@ def run(
 
     Nothing is run. Rates come from the cluster and say where they are from; docs/planner.md tells the model of costs.
 
-      grainline plan train inclusionAI/Ling-mini-2.0 --cluster "8x(8xH100)@NDR" --batch-tokens 4M
+      grainline plan train Ling-flash-2.0 --cluster "8x(8xH100)@NDR" --batch-tokens 4M
       grainline plan train model.toml --cluster cluster.toml --pin tensor=8 --pin shard=optimizer --save-plan plan.toml
 
     Args:
-        model: a model config (.toml or .json), a model's folder, or ORG/NAME on the hub
+        model: a listed name (grainline plan models), a config (.toml, .json), a folder, or ORG/NAME on the hub
         cluster: a .toml or .json file, or shorthand such as "4xA100-80 + 4xA10G@25GbE"
         batch_tokens: tokens of an optimiser step, such as 500k or 4M (thousands, millions)
         length: tokens of a sequence
@@ -73,8 +73,8 @@ def run(
 def _problem(
     model: str, cluster: str, batch_tokens: str, length: int, engine: str, dtype: str, without: tuple[str, ...]
 ) -> Problem:
-    from grainline.cli.plan_size import _model
     from grainline.documents import nearest
+    from grainline.models.catalogue import config_of
     from grainline.plan.layouts.engine import ENGINES
     from grainline.plan.layouts.fleet import Fleet
     from grainline.plan.layouts.problem import Problem
@@ -87,7 +87,7 @@ def _problem(
     if tokens < length:
         raise GrainlineError(f"--batch-tokens {batch_tokens}: a batch holds a sequence of {length} at least.")
     fleet = Fleet.of(read_cluster(cluster), without=without)
-    return Problem(Shape.of(_model(model)), fleet, ENGINES[engine], tokens // length, length, dtype)
+    return Problem(Shape.of(config_of(model)), fleet, ENGINES[engine], tokens // length, length, dtype)
 
 
 def _count(text: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from grainline.schedule.timeline import MemorySeries
 from grainline.schedule.views import perfetto
 from grainline.schedule.views.causes import Causes
 from grainline.schedule.views.draw import LEFT, RIGHT, compare, draw
-from grainline.schedule.views.draw_colours import BOXES, OF_STAGES, PALETTE, SHADES
+from grainline.schedule.views.draw_colours import BOXES, EVERY, OF_STAGES, OF_TILES, PALETTE, SHADES
 from grainline.schedule.views.summary import critical_path, rank_summaries, summary
 
 F, B, SEND_F, SEND_B = Kind.F, Kind.B, Kind.SEND_F, Kind.SEND_B
@@ -143,16 +144,17 @@ VISIONS = {
 }
 
 
+@pytest.mark.parametrize("boxes", [BOXES, OF_TILES], ids=["of steps", "of layers"])
 @pytest.mark.parametrize("vision", VISIONS)
-def test_kinds_look_different_to_everybody(vision: str) -> None:
-    seen = {name: lab(np.array(VISIONS[vision]) @ linear(colour)) for name, colour in BOXES.items()}
+def test_kinds_look_different_to_everybody(vision: str, boxes: Mapping[str, str]) -> None:
+    seen = {name: lab(np.array(VISIONS[vision]) @ linear(colour)) for name, colour in boxes.items()}
     for a, b in combinations(seen, 2):
         assert np.linalg.norm(seen[a] - seen[b]) > 10, (a, b)
 
 
 def test_numbers_read_in_every_box() -> None:
     ink = luminance(PALETTE["box-ink"][0])
-    names = [*BOXES, *(f"{name}-{i}" for name in OF_STAGES for i in range(SHADES))]
+    names = [*EVERY, *(f"{name}-{i}" for name in OF_STAGES for i in range(SHADES))]
     for name in names:
         for colour in PALETTE[name]:
             assert (luminance(colour) + 0.05) / (ink + 0.05) >= 4.5, name

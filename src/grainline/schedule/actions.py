@@ -35,9 +35,28 @@ class Kind(StrEnum):
     C2 = "C2"  # collective: sum of the gradient of the hidden states (Algorithm 1)
     REDUCE = "REDUCE"  # collective: gradients of a stage over all that hold it or are tied to it
     UPDATE = "UPDATE"  # the optimiser's step
+    DISPATCH = "DISPATCH"  # tiles of one MoE layer, see `overlap`: rows come in over the link
+    UP = "UP"  # a tile of the experts' first product
+    JOIN = "JOIN"  # the host starts what comes next
+    DOWN = "DOWN"  # a tile of the experts' second product
+    RETURN = "RETURN"  # results go back over the link
+    COMBINE = "COMBINE"  # a tile of results, added to their tokens
 
 
-COMPUTE = frozenset({Kind.F, Kind.B, Kind.I, Kind.W, Kind.R, Kind.S, Kind.T, Kind.EMBED, Kind.EMBED_GRAD, Kind.UPDATE})
+TILE_WORK = frozenset({Kind.DISPATCH, Kind.UP, Kind.JOIN, Kind.DOWN, Kind.RETURN, Kind.COMBINE})
+"""Occupies a worker, the link or the host: the rows of a layer's timeline."""
+COMPUTE = TILE_WORK | {
+    Kind.F,
+    Kind.B,
+    Kind.I,
+    Kind.W,
+    Kind.R,
+    Kind.S,
+    Kind.T,
+    Kind.EMBED,
+    Kind.EMBED_GRAD,
+    Kind.UPDATE,
+}
 """Occupies the rank."""
 COLLECTIVES = frozenset({Kind.C_EMBED, Kind.C_EMBED_GRAD, Kind.C0, Kind.C1, Kind.C2, Kind.REDUCE})
 """Runs on a second stream of all ranks that take part, which all must have in the same order."""

@@ -57,6 +57,11 @@ class Timeline:
     end: Floats
     memory: tuple[MemorySeries, ...] = ()
     link_bytes: Mapping[str, float] = field(default_factory=dict)
+    rows: tuple[str, ...] = ()  # what `rank` counts, by name, where it isn't ranks
+
+    def row(self, rank: int) -> str:
+        """The name of a rank, or of what else a row is."""
+        return self.rows[rank] if self.rows else f"rank {rank}"
 
     def __len__(self) -> int:
         return len(self.start)
@@ -113,6 +118,7 @@ class Timeline:
             "end": self.end.tolist(),
             "memory": memory,
             "link_bytes": dict(self.link_bytes),
+            "rows": self.rows,
         }
         write_atomically(Path(path), json.dumps(found, ensure_ascii=False) + "\n")
 
@@ -138,6 +144,7 @@ class Timeline:
                     for one in found["memory"]
                 ),
                 link_bytes=found["link_bytes"],
+                rows=tuple(found.get("rows", ())),
             )
         except OSError as error:
             raise GrainlineError(f"{path}: {error.strerror}. Name a file that a timeline was saved to.") from None

@@ -22,7 +22,17 @@ BOXES: Mapping[str, str] = {
     "EMBED": "#b98cf5",
     "UPDATE": "#85889a",
 }
-OF_STAGES = ("F", "B", "I", "W", "R")
+OF_TILES: Mapping[str, str] = {
+    "DISPATCH": "#ffaabb",
+    "UP": "#77aadd",
+    "DOWN": "#44bb99",
+    "RETURN": "#ee8866",
+    "COMBINE": "#eedd88",
+    "JOIN": "#85889a",
+}
+"""Of a layer's timeline, which shares no picture with a step's."""
+EVERY: Mapping[str, str] = {**BOXES, **OF_TILES}
+OF_STAGES = ("F", "B", "I", "W", "R", "UP", "DOWN")
 SHADES = 5  # of these, from the first of a rank's stages to its last
 LANES: Mapping[str, Pair] = {
     "forward": SERIES[0],
@@ -40,6 +50,12 @@ WORDS: Mapping[str, str] = {
     "T": "output layer's gradient",
     "EMBED": "embedding",
     "UPDATE": "optimiser",
+    "DISPATCH": "rows come in",
+    "UP": "first product",
+    "DOWN": "second product",
+    "RETURN": "results go back",
+    "COMBINE": "combined",
+    "JOIN": "launches",
     "forward": "message forward",
     "backward": "message back",
     "copy": "copy",
@@ -50,7 +66,7 @@ WORDS: Mapping[str, str] = {
 def name_of(kind: Kind, stage: int = -1, stages: Sequence[int] = ()) -> str:
     """The colour's name: of a box, shaded by the place of `stage` among the rank's `stages`, or of a thin lane."""
     name = "EMBED" if kind is Kind.EMBED_GRAD else kind.value
-    if name not in BOXES:
+    if name not in EVERY:
         return lane_of(kind)
     if name not in OF_STAGES or len(stages) < 2 or stage not in stages:
         return name
@@ -69,8 +85,8 @@ def lane_of(kind: Kind) -> str:
 def legend(kinds: Collection[Kind], lanes: bool) -> Iterator[tuple[str, str]]:
     """(colour, what it means) for the kinds that there are, in a settled order."""
     found = {name_of(kind) for kind in kinds}
-    for name in (*BOXES, *LANES):
-        if name in found and (lanes or name in BOXES):
+    for name in (*EVERY, *LANES):
+        if name in found and (lanes or name in EVERY):
             yield name, WORDS[name]
 
 
@@ -94,7 +110,7 @@ PALETTE: Mapping[str, Pair] = {
     "memory": SERIES[3],
     "memory-area": ("#e0d3f0", "#3b3150"),
     "capacity": SERIES[1],
-    **{name: (colour, colour) for name, colour in BOXES.items()},
-    **{f"{name}-{i}": (_shade(BOXES[name], i),) * 2 for name in OF_STAGES for i in range(SHADES)},
+    **{name: (colour, colour) for name, colour in EVERY.items()},
+    **{f"{name}-{i}": (_shade(EVERY[name], i),) * 2 for name in OF_STAGES for i in range(SHADES)},
     **LANES,
 }

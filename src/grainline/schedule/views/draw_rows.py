@@ -70,7 +70,7 @@ def draw_rows(canvas: Canvas, timeline: Timeline, rows: Rows, x: Scale, top: flo
         y = top + i * rows.pitch
         if i % every == 0:
             middle = y + rows.height / 2 + 4
-            canvas.add(Words(x.start - 6, middle, f"rank {rank}", "muted", anchor="end"))
+            canvas.add(Words(x.start - 6, middle, timeline.row(int(rank)), "muted", anchor="end"))
             canvas.add(Words(x.end + 8, middle, percent(busy[rank]), "muted"))
         whole = np.array([x(timeline.makespan) - x.start])
         canvas.add(Bars(np.array([x.start]), whole + 0.7, y, rows.height, "track"))
@@ -91,7 +91,8 @@ def draw_rows(canvas: Canvas, timeline: Timeline, rows: Rows, x: Scale, top: flo
             y += LANE
     bottom = top + rows.total
     if len(rows.ranks) < timeline.ranks:
-        canvas.add(Words(x.start, bottom + 10, f"{len(rows.ranks)} of {timeline.ranks} ranks are shown", "muted"))
+        what = "rows" if timeline.rows else "ranks"
+        canvas.add(Words(x.start, bottom + 10, f"{len(rows.ranks)} of {timeline.ranks} {what} are shown", "muted"))
         bottom += 16
     if as_shares:
         canvas.add(Words(x.start, bottom + 10, "height: share of the time that goes to each kind", "muted"))
@@ -116,7 +117,8 @@ def _boxes(timeline: Timeline, tasks: Indices, x: Scale, y: float, height: float
 
 def _told(timeline: Timeline, task: int) -> str:
     start, end = timeline.start[task], timeline.end[task]
-    return f"rank {timeline.rank[task]}: {timeline.actions[task]}, {span(end - start)} from {span(start)} on"
+    row = timeline.row(int(timeline.rank[task]))
+    return f"{row}: {timeline.actions[task]}, {span(end - start)} from {span(start)} on"
 
 
 def stages_of(timeline: Timeline, rank: int) -> tuple[int, ...]:

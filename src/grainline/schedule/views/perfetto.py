@@ -57,7 +57,7 @@ def _threads(timeline: Timeline) -> list[int]:
 
 def _names(timeline: Timeline, threads: list[int]) -> Iterator[Event]:
     for rank in range(timeline.ranks):
-        yield {"ph": "M", "name": "process_name", "pid": rank, "args": {"name": f"rank {rank}"}}
+        yield {"ph": "M", "name": "process_name", "pid": rank, "args": {"name": timeline.row(rank)}}
         yield {"ph": "M", "name": "process_sort_index", "pid": rank, "args": {"sort_index": rank}}
     for rank, thread in sorted({(int(r), t) for r, t in zip(timeline.rank, threads, strict=True)}):
         lane, stream = divmod(thread, len(timeline.streams))

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from grainline.documents import GrainlineError
 from grainline.documents.moe import Rounding
 from grainline.kernels import (
     choice,
@@ -37,10 +38,10 @@ Op = Callable[..., Any]
 BACKENDS: dict[str, dict[str, Op]] = {
     "swiglu_experts": {
         "reference": reference.swiglu_experts,
-        "sonic": sonic.swiglu_experts,
-        "native": native_experts.swiglu_experts,
-        "grouped": grouped.swiglu_experts,
-        "triton": triton.swiglu_experts,
+        "sonic": sonic.HALVES.rows,
+        "native": native_experts.HALVES.rows,
+        "grouped": grouped.HALVES.rows,
+        "triton": triton.HALVES.rows,
     },
     "combine_rows": {"reference": reference.combine_rows, "by_hand": elementwise.combine_rows},
     "sort_by_expert": {"reference": reference.sort_by_expert, "native": native_ops.sort_by_expert},
@@ -57,10 +58,10 @@ BACKENDS: dict[str, dict[str, Op]] = {
     },
     "expert_mixture": {
         "reference": reference.expert_mixture,
-        "sonic": sonic.expert_mixture,
-        "native": native_experts.expert_mixture,
-        "grouped": grouped.expert_mixture,
-        "triton": triton.expert_mixture,
+        "sonic": sonic.HALVES.mixture,
+        "native": native_experts.HALVES.mixture,
+        "grouped": grouped.HALVES.mixture,
+        "triton": triton.HALVES.mixture,
     },
     "expert_mixture_quantized": {
         "reference": reference.expert_mixture_quantized,
@@ -206,7 +207,12 @@ def combine_rows(rows_ND: Tensor, score_N: Tensor, unit_N: Tensor, units: int) -
 
 
 def route_topk(score_TE: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The best `k` of each row → ids [T, k], scores [T, k]: best first, ties to the lower id on CPUs."""
+    """The best `k` of each row → ids [T, k], scores [T, k]: best first, ties to the lower id on CPUs.
+
+    Raises GrainlineError where a row has fewer.
+    """
+    if k > score_TE.shape[1]:
+        raise GrainlineError(f"route_topk: {k} experts can't be chosen of {score_TE.shape[1]}.")
     found: tuple[Tensor, Tensor] = op("route_topk", score_TE.device.type)(score_TE, k)
     return found
 

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from grainline.kernels import sonic
-from grainline.kernels.deferred import WeightQueue
 from grainline.kernels.mixture import Gradients, Halves, Later, Wants
 
 MULTIPLE = 8
@@ -32,7 +31,7 @@ def forward(
     if not _fits(x_TD, w2_EDF):
         return sonic.forward(x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E, keep)
     ends_E = counts_E.cumsum(0).to(torch.int32)
-    w13_EGD, w2_EDF = w13_E2FD.flatten(1, 2).to(x_TD.dtype), w2_EDF.to(x_TD.dtype)
+    w13_EGD, w2_EDF = (_plain(weight, x_TD.dtype) for weight in (w13_E2FD.flatten(1, 2), w2_EDF))
     hidden_NG = F.grouped_mm(_gather(x_TD, unit_N), w13_EGD.mT, offs=ends_E)
     gate_NF, up_NF = hidden_NG.chunk(2, dim=-1)
     act_NF = F.silu(gate_NF).mul_(up_NF)
@@ -53,13 +52,14 @@ def backward(
     hidden_NG: Tensor,
     wants: Wants,
     later: Later | None = None,
+    spends: bool = False,
 ) -> Gradients:
     """See `mixture.Backward`."""
     if not _fits(x_TD, w2_EDF):
         return sonic.backward(d_out_TD, x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E, hidden_NG, wants, later)
     d_out_TD, ends_E = d_out_TD.contiguous(), counts_E.cumsum(0).to(torch.int32)
     d_out_ND = _gather(d_out_TD, unit_N)
-    act_NF = F.grouped_mm(d_out_ND, w2_EDF.to(x_TD.dtype), offs=ends_E)
+    act_NF = F.grouped_mm(d_out_ND, _plain(w2_EDF, x_TD.dtype), offs=ends_E)
     d_hidden_NG = torch.empty_like(hidden_NG)
     d_score_N = torch.empty_like(score_N) if wants.score and score_N is not None else None
     for start in range(0, len(act_NF), EPILOGUE_ROWS):
@@ -76,17 +76,11 @@ def backward(
     d_w13 = outer(d_hidden_NG, _gather(x_TD, unit_N), w13_E2FD) if wants.w13 and now else None
     d_x_TD = None
     if wants.x:
-        d_row_ND = F.grouped_mm(d_hidden_NG, w13_E2FD.flatten(1, 2).to(x_TD.dtype), offs=ends_E)
+        d_row_ND = F.grouped_mm(d_hidden_NG, _plain(w13_E2FD.flatten(1, 2), x_TD.dtype), offs=ends_E)
         d_x_TD = _sum(d_row_ND, unit_N, len(x_TD))
     if later is not None:
-
-        def add(d_w13: Tensor | None, d_w2: Tensor | None) -> None:
-            if d_w13 is not None:
-                d_w13 += outer(d_hidden_NG, _gather(x_TD, unit_N), w13_E2FD)
-            if d_w2 is not None:
-                d_w2 += outer(_gather(d_out_TD, unit_N), act_NF, w2_EDF)
-
-        later(add)
+        later("w2", lambda place: place.add(outer(_gather(d_out_TD, unit_N), act_NF, w2_EDF)))
+        later("w13", lambda place: place.add(outer(d_hidden_NG, _gather(x_TD, unit_N), w13_E2FD)))
     return Gradients(d_x_TD, d_w13, d_w2, d_score_N)
 
 
@@ -95,7 +89,13 @@ def _fits(x_TD: Tensor, w2_EDF: Tensor) -> bool:
 
 
 def _gather(x_TD: Tensor, unit_N: Tensor | None) -> Tensor:
-    return x_TD if unit_N is None else x_TD.index_select(0, unit_N)
+    return _plain(x_TD, x_TD.dtype) if unit_N is None else x_TD.index_select(0, unit_N)
+
+
+def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """In this dtype, contiguous, and from a multiple of 16 bytes on, as grouped_mm wants it; nearly always itself."""
+    x = x.to(dtype).contiguous()
+    return x.clone() if x.data_ptr() % 16 else x
 
 
 def _sum(row_ND: Tensor, unit_N: Tensor | None, units: int) -> Tensor:
@@ -108,23 +108,3 @@ def _sum(row_ND: Tensor, unit_N: Tensor | None, units: int) -> Tensor:
 
 
 HALVES = Halves(forward, backward)
-
-
-def expert_mixture(
-    x_TD: Tensor,
-    w13_E2FD: Tensor,
-    w2_EDF: Tensor,
-    score_N: Tensor,
-    unit_N: Tensor,
-    counts_E: Tensor,
-    queue: WeightQueue | None = None,
-) -> Tensor:
-    """See `reference.expert_mixture`."""
-    return HALVES(x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E, queue)
-
-
-def swiglu_experts(
-    rows_ND: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, counts_E: Tensor, queue: WeightQueue | None = None
-) -> Tensor:
-    """See `reference.swiglu_experts`."""
-    return HALVES(rows_ND, w13_E2FD, w2_EDF, None, None, counts_E, queue)

@@ -18,7 +18,7 @@ from grainline.parallel import Ranks
 from grainline.plan import memory
 from grainline.plan.memory import MicroBatch
 from grainline.schedule.cells import cells_of
-from grainline.train.decide import decide, estimate_run, peak_flops
+from grainline.train.decide import crowding, decide, estimate_run, peak_flops
 from grainline.train.estimate import UTILISATION, activation_bytes, estimate
 from grainline.train.optim import Optimizer
 
@@ -228,3 +228,10 @@ def test_what_experts_would_send_is_told() -> None:
     assert found.experts.sent_bytes == pytest.approx(2 * 3 * 96 * (2 if decided.compute == "bfloat16" else 4))
     dense = dense_twin(config)
     assert estimate_run(_recipe(), dense, decided, MACHINE, CPU, 10**6).experts is None
+
+
+def test_more_threads_than_cores_are_remarked_on() -> None:
+    assert crowding(8, MACHINE) is None
+    said = crowding(64, MACHINE) or ""
+    assert said.startswith("64 threads share 8 cores and wait for each other")
+    assert "leave out execution.threads, or set 8" in said

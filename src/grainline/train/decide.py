@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from typing import Any
 
+from grainline._progress import counts
 from grainline.documents import ModelConfig, Plan, Recipe
 from grainline.documents.recipe import Precision
 from grainline.hardware import Machine
@@ -91,6 +92,16 @@ def decide(
         needs = ((n, estimate_run(recipe, config, with_micro_batch(n), machine, ranks, 0).memory.total) for n in sizes)
         micro = next((n for n, need in needs if need <= free), 1)
     return with_micro_batch(micro)
+
+
+def crowding(threads: int, machine: Machine) -> str | None:
+    """What a person should know of a rank with more threads than there are cores to run them; None if nothing."""
+    if threads <= machine.threads:
+        return None
+    return (
+        f"{threads} threads share {counts(machine.threads, 'core')} and wait for each other, which may be many times "
+        f"as slow: leave out execution.threads, or set {machine.threads}."
+    )
 
 
 def peak_flops(machine: Machine, ranks: Ranks, compute: str) -> float | None:

@@ -20,7 +20,7 @@ from grainline.parallel import Ranks, join_ranks, refuse_unsupported
 from grainline.train.batches import check_shares
 from grainline.train.checkpoint import CheckpointWriter, load, newest
 from grainline.train.corpus import Corpus, prepare
-from grainline.train.decide import Decision, decide, estimate_run, free_memory_bytes, peak_flops
+from grainline.train.decide import Decision, crowding, decide, estimate_run, free_memory_bytes, peak_flops
 from grainline.train.documents import read_plan, read_recipe
 from grainline.train.files import RunFolder, write_down
 from grainline.train.finish import finish
@@ -125,6 +125,9 @@ def _train(
     config = source.config if isinstance(source, Model) else source
     decision = decide(recipe, plan, config, machine, ranks, files.read_run())
     torch.set_num_threads(decision.threads)
+    crowded = crowding(decision.threads, machine)
+    if crowded is not None:
+        report.say(crowded)
     need = estimate_run(recipe, config, decision, machine, ranks, 0).memory.total
     free = free_memory_bytes(machine, ranks)
     if need > free:

@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 sys.path.insert(0, str(Path(__file__).parent))
-from expert_cases import CASES, NEEDS, WITH, allowed
+from expert_cases import CASES, NEEDS, WITH, allowed, routed
 
-from grainline.documents import DocumentError, ModelConfig
+from grainline.documents import DocumentError, GrainlineError, ModelConfig
 from grainline.documents.moe import REFUSED, Feature, RouterKind
+from grainline.models.build import build
+from grainline.models.generate import Sampling, generate
 from grainline.models.moe import AT_REST, MoeLayer, Moment, Routing, build_experts
 from grainline.models.moe.experts import SwigluExperts
 from grainline.models.moe.routers import ROUTERS
@@ -182,3 +184,13 @@ def test_one_expert_takes_all_tokens(kind: RouterKind) -> None:
     out_BSD = layer(x_BSD).out_BSD
     truth_TD = by_hand(layer, x_BSD.flatten(0, 1), routed.routing, layer.experts)  # type: ignore[arg-type]
     torch.testing.assert_close(out_BSD.flatten(0, 1), truth_TD, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_router_that_is_no_number_ends_a_generation_with_words(kind: RouterKind, temperature: float) -> None:
+    model = build(routed(kind))
+    with torch.no_grad():
+        model.blocks[1].ffn.router.weight_ED[0] = torch.nan  # type: ignore[union-attr, index]
+    with pytest.raises(GrainlineError, match="scores after 3 tokens are no numbers"):
+        list(generate(model, [1, 2, 3], max_new_tokens=2, sampling=Sampling(temperature)))

@@ -88,7 +88,8 @@ def generate(
 
     state: from `model.new_state()`, if the caller wants it afterwards; it must be empty.
 
-    Raises GrainlineError if the prompt is empty, has ids outside the vocabulary, or doesn't fit the context.
+    Raises GrainlineError if the prompt is empty, has ids outside the vocabulary, or doesn't fit the context, and where
+    the model's scores are no numbers.
     """
     limit = model.config.max_positions
     if not prompt:
@@ -111,6 +112,11 @@ def generate(
             hidden_1SD = model.trunk(torch.tensor([list(fed)], device=model.device), state).hidden_BSD
             logits_V = model.logits(hidden_1SD[0, -1]).float()
             logprob_V = logits_V.log_softmax(-1)
+            if bool(logprob_V.sum().isnan()):
+                raise GrainlineError(
+                    f"the model's scores after {len(prompt) + len(generated)} tokens are no numbers: weights of it are "
+                    "none, or its dtype is too narrow for them. Try float32, or another checkpoint."
+                )
             prob_V = probabilities(adjust(logits_V, prompt, generated, sampling), sampling)
             if sampling.is_greedy:
                 token = int(prob_V.argmax())

@@ -5,6 +5,7 @@ EXHIBITS: dict[str, str] = {
     "bigmac": "bigmac",
     "gpipe": "gpipe",
     "hecto": "hecto",
+    "hep-daq": "hep_daq",
     "ling2": "ling2",
     "ling2-pipeline": "ling2_pipeline",
     "megatron-ptdp": "megatron_ptdp",

@@ -6,7 +6,7 @@ import pytest
 
 from grainline.documents import GrainlineError
 from grainline.hardware.shorthand import cluster_of
-from grainline.plan.layouts import SEARCHES
+from grainline.plan.layouts import SEARCHES, Budget
 from grainline.plan.layouts.engine import ENGINES
 from grainline.plan.layouts.fleet import Fleet
 from grainline.plan.layouts.planned import to_plan, to_strategy
@@ -38,10 +38,10 @@ def test_search_finds_the_least_of_all_that_fit() -> None:
     """Against a plain loop over the space."""
     small = problem()
     every = [evaluate(small, strategy) for strategy in strategies(small)]
-    found = SEARCHES["exhaustive"](small, OPEN, 60.0, 3, lambda *_: None)
+    found = SEARCHES["exhaustive"](small, OPEN, Budget(keep=3))
     assert found.evaluated == len(every)
     least = sorted(e.step_seconds for e in every if e.fits)[:3]
-    assert [r.estimate.step_seconds for r in found.best] == least
+    assert [r.seconds for r in found.best] == pytest.approx(least, rel=1e-5)
 
 
 def test_pins_hold_and_unknown_ones_are_named() -> None:
@@ -54,6 +54,6 @@ def test_pins_hold_and_unknown_ones_are_named() -> None:
 def test_what_fits_nowhere_says_what_is_short() -> None:
     """175 billion parameters on two small cards."""
     large = Problem(Shape.gpt(96, 12288, 96, 51_200), Fleet.of(cluster_of("2xA10G")), ENGINES["megatron"], 8, 2048)
-    found = SEARCHES["exhaustive"](large, OPEN, 60.0, 3, lambda *_: None)
+    found = SEARCHES["exhaustive"](large, OPEN, Budget(keep=3))
     with pytest.raises(GrainlineError, match=r"The nearest, .* needs .* GB of 24\.0 GB on pipeline rank"):
         found.first()

@@ -47,7 +47,7 @@ def run(
         length: tokens of a sequence
         engine: that will run it: megatron, torchtitan or grainline
         dtype: that products are computed in
-        search: how layouts are looked for: exhaustive
+        search: rules (at once), exhaustive, anneal (order of nodes by measured links), nic-aware (stages of one kind)
         seconds: that the search may take; what was found until then is ranked
         keep: layouts told
         pin: one choice of the layout, as in tensor=8, as often as wanted
@@ -106,7 +106,7 @@ def _search(problem: Problem, search: str, seconds: float, keep: int, pin: Setti
     import tomllib
 
     from grainline.documents import nearest
-    from grainline.plan.layouts import SEARCHES
+    from grainline.plan.layouts import SEARCHES, Budget
     from grainline.plan.layouts.space import Pins
 
     if search not in SEARCHES:
@@ -120,7 +120,7 @@ def _search(problem: Problem, search: str, seconds: float, keep: int, pin: Setti
             chosen[name.strip()] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             chosen[name.strip()] = value.strip()
-    return SEARCHES[search](problem, Pins.of(chosen), seconds, keep, lambda evaluated, best: None)
+    return SEARCHES[search](problem, Pins.of(chosen), Budget(seconds, keep))
 
 
 def _data(found: Found) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 `strategy` is what is chosen, `problem` what it is chosen for; `step.evaluate` says what a strategy takes, from
 `operators` (what a rank has to do), `pace` (how fast a device does it) and `fleet` (what messages take); `space` lists
-the strategies, and the searches of `SEARCHES` go through them; `planned` writes the choice as a Plan.
+the strategies, `searches` go through them; `planned` writes the choice as a Plan, `bill` adds up what a run costs.
 """
 
-from grainline.plan.layouts.search import SEARCHES, Found, Ranked
+from grainline.plan.layouts.searches import SEARCHES, Budget, Found, Ranked
 
-__all__ = ["SEARCHES", "Found", "Ranked"]
+__all__ = ["SEARCHES", "Budget", "Found", "Ranked"]

@@ -20,7 +20,7 @@ from grainline.plan.layouts.strategy import Strategy
 def rules(problem: Problem, pins: Pins, budget: Budget) -> Found:
     """The first sizes, in the order of the rules, of which one fits; ranked among themselves."""
     ranking = Ranking(budget.keep)
-    for _, group in groupby(_in_order(problem, pins), key=lambda s: (s.pipeline * s.tensor, s.pipeline)):
+    for _, group in groupby(_in_order(problem, pins), key=_step_of):
         for strategy in group:
             ranking.add(Ranked(evaluate(problem, strategy), problem.fleet))
         if ranking.best is not None or budget.spent:
@@ -28,11 +28,16 @@ def rules(problem: Problem, pins: Pins, budget: Budget) -> Found:
     return ranking.found(complete=True)
 
 
+def _step_of(s: Strategy) -> tuple[bool, int, int]:
+    """How late in the order of the rules: shards of everything last, then fewest model-parallel ranks, tensor first."""
+    return s.shard == "full", s.pipeline * s.tensor, s.pipeline
+
+
 def _in_order(problem: Problem, pins: Pins) -> Iterator[Strategy]:
-    """Fewest model-parallel ranks first, tensor before pipeline; no context parallelism unless it is pinned."""
+    """No context parallelism unless it is pinned; groups of tensors and experts inside a node."""
     fleet = problem.fleet
     node = sum(fleet.node_of(r) == fleet.node_of(0) for r in range(len(fleet)))
     few = Pins({"context": 1, "expert_tensor": 1, **pins.chosen})
     wanted = (s for s in strategies(problem, few) if s.tensor <= node or "tensor" in pins.chosen)
-    inside = (s for s in wanted if s.expert * s.expert_tensor <= max(node, 1) or "expert" in pins.chosen)
-    return iter(sorted(inside, key=lambda s: (s.pipeline * s.tensor, s.pipeline, -s.expert, s.shard == "none")))
+    inside = (s for s in wanted if s.expert <= node or "expert" in pins.chosen)
+    return iter(sorted(inside, key=_step_of))

@@ -52,6 +52,7 @@ VERBS: dict[str, dict[str, Verb]] = {
         "simulate": Verb("simulate", "what a step of pipelined training would take on a cluster"),
         "plan models": Verb("plan_models", "public architectures that can be planned for by name"),
         "plan size": Verb("plan_size", "message sizes and shapes of products that a cluster likes, and why"),
+        "plan fleet": Verb("plan_fleet", "the cheapest mix of device types that serves a traffic in time"),
         "plan filters": Verb("plan_filters", "rates, quality, power and price of a pipeline of filters"),
         "plan skip": Verb("plan_skip", "a pipeline whose micro-batches skip stages, for slow and unequal links"),
     },

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from grainline.exhibits import bigmac as exhibit
+from grainline.exhibits import bigmac_events
 from grainline.exhibits.frame import Scale
 from grainline.models.count import expert_parameters, parameters
 from grainline.plan.bottleneck import speed_up
@@ -51,3 +52,26 @@ def test_every_claim_is_measured(tmp_path: Path) -> None:
     ends = found["bigmac.quality"].details["bits_per_byte"]
     assert found["bigmac.quality"].measured == ends["bottleneck, r 1/4"][0] / ends["fine-grained"][0]
     assert found["bigmac.large"].measured == ends["bottleneck, r 1/4"][0] / ends["large"][0]
+
+
+def test_messages_alone_are_a_quarter_and_share_what_they_cross() -> None:
+    """Closed forms: a machine's 8 GPUs send 24/32 of their rows through one port; without messages products add up."""
+    pair = 1e6
+    crossing = bigmac_events.GPUS * (bigmac_events.RANKS - bigmac_events.GPUS) * pair
+    one_way = crossing / bigmac_events.PORT_BYTES + bigmac_events.LATENCY_SECONDS
+    assert bigmac_events.seconds_of(bigmac_events.Pass(pair, 0.0, 0.0)) == pytest.approx(2 * one_way, rel=1e-6)
+    assert bigmac_events.seconds_of(bigmac_events.Pass(pair, 1.0, 2.0)) == pytest.approx(3 + 2 * one_way, rel=1e-6)
+    chunked = bigmac_events.seconds_of(bigmac_events.Pass(pair, 1.0, 2.0, chunks=4))
+    latest = 1 + one_way / 4 + 2 + one_way / 4  # messages hide behind experts but for the first and last chunk's
+    assert chunked == pytest.approx(latest, rel=1e-3)
+
+
+def test_events_agree_with_the_model_where_nothing_overlaps(tmp_path: Path) -> None:
+    told: list[str] = []
+    found = exhibit.measure_events(Scale.of(exhibit.EVENTS, True, tmp_path, told.append))
+    for k, one in found.details["simulated"][1].items():
+        expected = speed_up(exhibit.TRAINING[k], exhibit.added(k), one["gain"])
+        assert one["plain"] / one["narrow"] == pytest.approx(expected, rel=1e-6)
+        assert 3.9 < one["gain"] < 4
+    assert found.measured == pytest.approx(2.644 / 2.37 - 1, abs=1e-3)
+    assert len(told) == 2

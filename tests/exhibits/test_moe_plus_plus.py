@@ -57,6 +57,10 @@ def test_the_models_differ_in_costless_experts_alone(tmp_path: Path) -> None:
     for table in tables:
         del table["model"]
     assert tables[0] == tables[1]
+    for name, changed in exhibit.ABLATIONS.items():
+        moe = exhibit.model(0.75, changed=changed).moe
+        assert moe is not None
+        assert (moe.costless, moe.ffn_share) == (4, pytest.approx(0.6)), name
     by_loss = recipe("x", exhibit.model(0.75, by_loss=True), scale, 1, peak)
     assert (tables[0]["loss"]["balance_loss"], by_loss.loss.balance_loss) == (0.0, 0.01)
     short = recipe("x", plain, scale, 1, peak, 0.75)

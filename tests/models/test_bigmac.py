@@ -14,6 +14,7 @@ from grainline.models.build import build
 from grainline.models.count import expert_parameters, parameters
 from grainline.models.dial import bottleneck_twin, config_for_depth, dense_twin
 from grainline.models.moe import MoeLayer
+from grainline.models.moe.bottleneck import check_latent
 from grainline.models.moe.seams import Routing
 
 D, R, TOKENS = 16, 4, 60
@@ -170,3 +171,12 @@ def test_half_a_bottleneck_is_refused(moe: dict[str, object], said: str) -> None
     changed = {key: value for key, value in {**tables["moe"], **moe}.items() if value is not None}
     with pytest.raises(DocumentError, match=said):
         ModelConfig.parse({**tables, "moe": changed}, "m.toml")
+
+
+def test_a_bottleneck_that_is_none_is_remarked_on() -> None:
+    assert check_latent(config()) is None
+    assert check_latent(config(expert="swiglu", latent=None)) is None
+    for latent in (D, 3 * D):
+        said = check_latent(config(latent=latent)) or ""
+        assert said.startswith(f"moe.latent {latent} is no less than the model's {D} dims")
+        assert "4 would be BigMac's" in said

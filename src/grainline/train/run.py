@@ -15,6 +15,7 @@ from grainline.documents import ModelConfig, Plan, Recipe
 from grainline.hardware import Machine, look
 from grainline.models.count import parameters
 from grainline.models.model import Model
+from grainline.models.moe.bottleneck import check_latent
 from grainline.models.moe.token_rounding import check_tiles
 from grainline.parallel import Ranks, join_ranks, refuse_unsupported
 from grainline.train.batches import check_shares
@@ -136,9 +137,10 @@ def _train(
             "grainline train --dry-run says what for."
         )
     if config.moe is not None:
-        remark = check_tiles(config.moe, decision.micro_batch_sequences * recipe.data.sequence_length)
-        if remark is not None:
-            report.say(remark)
+        tokens = decision.micro_batch_sequences * recipe.data.sequence_length
+        for remark in (check_tiles(config.moe, tokens), check_latent(config)):
+            if remark is not None:
+                report.say(remark)
     ranks.on_first(lambda: _keep(files, recipe, decision, config, corpus, machine))
     setup = set_up(
         recipe,

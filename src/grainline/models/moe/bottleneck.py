@@ -13,6 +13,17 @@ from grainline.documents import ModelConfig
 from grainline.models.layers import Linear
 
 
+def check_latent(config: ModelConfig) -> str | None:
+    """What a person should know of a bottleneck that is none; None if nothing."""
+    latent = None if config.moe is None else config.moe.latent
+    if latent is None or latent < config.hidden_size:
+        return None
+    return (
+        f"moe.latent {latent} is no less than the model's {config.hidden_size} dims, so that nothing is saved on the "
+        f"way and two products are added: {max(1, config.hidden_size // 4)} would be BigMac's."
+    )
+
+
 class Bottleneck(nn.Module):
     """The two projections of a layer: dense weights that every rank has. No norm lies between, as in the paper."""
 

@@ -241,3 +241,37 @@ def test_the_examples_hold(example: Path) -> None:
 
 def test_there_are_examples() -> None:
     assert {"laptop", "mixed", "two_sites"} <= {path.stem for path in EXAMPLES.glob("*.toml")}
+
+
+POOL = {"name": "pool", "capacity_bytes": 1000, "bytes_per_second": 10.0}
+
+
+def test_a_shared_memory_is_read_and_written_again(tmp_path: Path) -> None:
+    cluster = Cluster.load(Path(__file__).parents[2] / "examples" / "clusters" / "fenghuang.toml")
+    (pool,) = cluster.shared_memory
+    assert pool.latency_seconds["accumulate"] == 90e-9
+    cluster.save(tmp_path / "c.toml")
+    assert Cluster.load(tmp_path / "c.toml") == cluster
+    assert Cluster.load(Path(__file__).parents[2] / "examples" / "clusters" / "mixed.toml").shared_memory == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"bytes_per_second": None}, r"shared_memory\[0\].bytes_per_second: is required"),
+        ({"bytes_per_second": 0}, r"shared_memory\[0\].bytes_per_second: must be greater than 0, not 0"),
+        ({"nodes": ["rck"]}, r"shared_memory\[0\].nodes: no node is named 'rck'. Did you mean 'rack'\?"),
+        ({"operations": ["read"]}, r"shared_memory\[0\].operations: a memory at least has read and write"),
+        ({"latency_seconds": {"notify": 1e-9}}, r"shared_memory\[0\].latency_seconds.notify: isn't among"),
+        ({"operations": ["read", "write", "add"]}, r"shared_memory\[0\].operations\[2\]: must be 'read'"),
+    ],
+)
+def test_a_shared_memory_that_doesnt_hold(changed: dict[str, object], words: str) -> None:
+    pool = {key: value for key, value in {**POOL, **changed}.items() if value is not None}
+    tables = {
+        "device_types": [{"name": "x", "kind": "gpu"}],
+        "nodes": [{"name": "rack", "devices": {"x": 2}}],
+        "shared_memory": [pool],
+    }
+    with pytest.raises(DocumentError, match=words):
+        Cluster.parse(tables)

@@ -11,6 +11,7 @@ from grainline.documents import cluster_checks
 from grainline.documents.base import Document, Part
 
 Source = Literal["measured", "data sheet", "calibrated", "extrapolated", "assumed"]
+Operation = Literal["read", "write", "accumulate", "notify"]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -116,6 +117,25 @@ class Link(Origin):
     host: bool = Field(True, description="inside a node: whether host memory and NICs are on it too; never with pair")
 
 
+class SharedMemory(Origin):
+    """A memory that several devices share, each through a port of its own (FengHuang's pool, arXiv 2511.10753).
+
+    With `accumulate` the memory adds what is written to what it holds; `notify` tells readers that a group's writes are
+    done. Addresses are striped, so that any device sees all of it.
+    """
+
+    name: str
+    capacity_bytes: PositiveInt
+    bytes_per_second: Positive = Field(description="of each device's port, in each direction")
+    duplex: Literal["full", "half"] = Field("full", description="half: reads and writes share a port's rate")
+    banks_bytes_per_second: Positive | None = Field(
+        None, description="all that passes at once, both directions together; left out: as much as the ports carry"
+    )
+    nodes: tuple[str, ...] = Field(default=(), description="whose devices have a port; default: all")
+    operations: tuple[Operation, ...] = Field(("read", "write"), description="what the memory does by itself")
+    latency_seconds: dict[Operation, NonNegativeFloat] = Field(default={}, description="by operation; default: none")
+
+
 class Measured(Part):
     """Measured between pairs, row by row from the sender to the receiver. 0 bytes per second: not measured.
 
@@ -137,6 +157,7 @@ class Cluster(Document):
     nodes: tuple[Node, ...] = Field(min_length=1)
     switches: tuple[Switch, ...] = ()
     links: tuple[Link, ...] = ()
+    shared_memory: tuple[SharedMemory, ...] = ()
     measured: Measured | None = None
 
     @model_validator(mode="after")

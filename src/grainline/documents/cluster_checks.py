@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from grainline.documents.errors import nearest
 
 if TYPE_CHECKING:
-    from grainline.documents.cluster import Cluster, DeviceType, Link, Node
+    from grainline.documents.cluster import Cluster, DeviceType, Link, Node, SharedMemory
 
 DTYPES = ("float64", "float32", "tf32", "float16", "bfloat16", "float8", "int8", "float4", "int4")
 """What rates are told for; tf32 is float32 matmuls on tensor cores."""
@@ -34,6 +34,9 @@ def check(cluster: Cluster) -> None:
             _inner_link(cluster, link, f"links[{i}]")
         else:
             _outer_link(cluster, link, f"links[{i}]")
+    _once("shared_memory", (one.name for one in cluster.shared_memory))
+    for i, shared in enumerate(cluster.shared_memory):
+        _shared_memory(cluster, shared, f"shared_memory[{i}]")
     _measured(cluster)
     _reachable(cluster)
 
@@ -107,6 +110,16 @@ def _outer_link(cluster: Cluster, link: Link, key: str) -> None:
             raise ValueError(f"{key}.nic: say which of {there} of node '{name}' the link is plugged into")
     if link.bytes_per_second is None and not types:
         raise ValueError(f"{key}.bytes_per_second: is required where neither end has NICs")
+
+
+def _shared_memory(cluster: Cluster, shared: SharedMemory, key: str) -> None:
+    for name in shared.nodes:
+        _named(cluster, name, f"{key}.nodes")
+    if not {"read", "write"} <= set(shared.operations):
+        raise ValueError(f"{key}.operations: a memory at least has read and write, not {list(shared.operations)} alone")
+    for operation in shared.latency_seconds:
+        if operation not in shared.operations:
+            raise ValueError(f"{key}.latency_seconds.{operation}: isn't among its operations {list(shared.operations)}")
 
 
 def _measured(cluster: Cluster) -> None:

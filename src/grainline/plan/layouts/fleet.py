@@ -1,4 +1,4 @@
-"""Fleet: a cluster's devices in the order of ranks, and what messages among groups of them cost.
+"""Fleet: a cluster's devices in the order of ranks, and what joins groups of them.
 
 A digest of the topology that thousands of strategies can be asked about: of each group the members per node, the
 slowest way inside nodes and the slowest between them, and who else uses the same wires at once.
@@ -7,46 +7,58 @@ slowest way inside nodes and the slowest between them, and who else uses the sam
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from grainline.documents import Cluster, GrainlineError
-from grainline.documents.cluster import DeviceType
+from grainline.documents.cluster import DeviceType, Source
 from grainline.hardware.topology import Topology, topology
+from grainline.plan.layouts.ring import ALONE, MEASURED, TOLD, Links, Ring
 from grainline.plan.seats import computing
+
+__all__ = ["ALONE", "Fleet", "Ring", "Ways", "by_types"]
 
 
 @dataclass(frozen=True)
 class Ways:
-    """A cluster's wires between nodes and inside them, asked once for each pair."""
+    """A cluster's wires between nodes and inside them, asked once for each pair of places in alike nodes."""
 
     wires: Topology
     alike: tuple[int, ...]  # of each device the class of its node; nodes of a class are the same to everybody
     node_of: tuple[int, ...]
-    measured: bool
+    measured: bool  # pair by pair: no two nodes are taken to be alike
+    inside: Links
+    across: Links
+    sources: tuple[Source, Source]  # of links inside nodes, and of those between
     _known: dict[tuple[int, ...], tuple[float, float]] = field(default_factory=dict)
 
     def between(self, a: int, b: int) -> tuple[float, float]:
-        """Bytes per second and seconds of a message alone from device a to device b."""
-        if self.node_of[a] == self.node_of[b] or self.measured:
+        """Bytes per second and seconds of a message alone from device a to device b, as reached."""
+        same = self.node_of[a] == self.node_of[b]
+        if self.measured:
             key: tuple[int, ...] = (a, b)
         else:
-            key = (-1 - self.alike[a], -1 - self.alike[b], self._place(a), self._place(b))
+            key = (self.alike[a], self.alike[b], self.place(a), self.place(b), same)
         if key not in self._known:
-            self._known[key] = self.wires.bytes_per_second(a, b), self.wires.latency_seconds(a, b)
+            reach = self.inside.inside if same else self.across.across
+            self._known[key] = reach * self.wires.bytes_per_second(a, b), self.wires.latency_seconds(a, b)
         return self._known[key]
 
     @cached_property
-    def _first(self) -> dict[int, int]:
+    def first(self) -> dict[int, int]:
+        """Of each node its first device."""
         first: dict[int, int] = {}
         for device, node in enumerate(self.node_of):
             first.setdefault(node, device)
         return first
 
-    def _place(self, device: int) -> int:
-        return device - self._first[self.node_of[device]]
+    def place(self, device: int) -> int:
+        """Of a device in its node."""
+        return device - self.first[self.node_of[device]]
 
     @cached_property
     def leaving(self) -> tuple[float, ...]:
@@ -54,60 +66,38 @@ class Ways:
         nodes = max(self.node_of) + 1
         if nodes == 1:
             return (math.inf,)
-        narrow: dict[int, set[int]] = {}
-        for device, node in enumerate(self.node_of):
-            other = self._first[(node + 1) % nodes]
-            if not self.wires.joined(device, other):
+        known: dict[int, float] = {}
+        found = []
+        for node in range(nodes):
+            kind = node if self.measured or node not in self.first else -1 - self.alike[self.first[node]]
+            if kind not in known:
+                known[kind] = self.across.across * self._leaving(node, nodes)
+            found.append(known[kind])
+        return tuple(found)
+
+    def _leaving(self, node: int, nodes: int) -> float:
+        other = self.first.get((node + 1) % nodes)
+        mine = [device for device, at in enumerate(self.node_of) if at == node]
+        rates: dict[int, float] = {}
+        for device in mine:
+            if other is None or not self.wires.joined(device, other):
                 continue
-            route = self.wires.route(device, other)
-            narrow.setdefault(node, set()).add(min(route, key=lambda i: self.wires.wires[i].bytes_per_second))
-        users = Counter(wire for wires in narrow.values() for wire in wires)
-        rate = {wire: self.wires.wires[wire].bytes_per_second / count for wire, count in users.items()}
-        return tuple(sum(rate[wire] for wire in narrow.get(node, ())) or math.inf for node in range(nodes))
+            wires = self.wires.wires
+            narrow = min(self.wires.route(device, other), key=lambda i: wires[i].bytes_per_second)
+            rates[narrow] = wires[narrow].bytes_per_second
+        return sum(rates.values()) or math.inf
 
 
-@dataclass(frozen=True, slots=True)
-class Ring:
-    """What a collective of one kind of group meets; of all such groups, the slowest."""
+LINKS: Mapping[Source, Links] = {"measured": MEASURED, "calibrated": MEASURED}
+"""What messages reach of a link's rate, by where that is from; of all others TOLD."""
 
-    size: int
-    nodes: int  # that a group spans
-    local: int  # members of it in one node
-    inside_bytes_per_second: float
-    inside_latency: float
-    across_bytes_per_second: float  # of each member, all groups sending at once
-    across_latency: float
 
-    def gather(self, count: float) -> float:
-        """Seconds of an all-gather or reduce-scatter of `count` bytes in all (Patarasuk & Yuan 2009)."""
-        if self.size == 1 or not count:
-            return 0.0
-        share = (self.size - 1) / self.size * count
-        seconds = share / self.inside_bytes_per_second if self.local > 1 else 0.0
-        if self.nodes > 1:
-            seconds = max(seconds, (self.nodes - 1) / self.nodes * count / self.local / self.across_bytes_per_second)
-        return seconds + self._hops()
+class Region(NamedTuple):
+    """Ranks start … stop - 1: whole nodes one after another, alike and with as many ranks each."""
 
-    def reduce(self, count: float) -> float:
-        """Seconds of an all-reduce of `count` bytes: a reduce-scatter and an all-gather."""
-        return 2 * self.gather(count)
-
-    def exchange(self, count: float) -> float:
-        """Seconds of an all-to-all in which each member has `count` bytes for all, itself included."""
-        if self.size == 1 or not count:
-            return 0.0
-        near = (self.local - 1) / self.size * count
-        far = (self.size - self.local) / self.size * count
-        seconds = max(
-            near / self.inside_bytes_per_second if near else 0.0, far / self.across_bytes_per_second if far else 0.0
-        )
-        return seconds + self.across_latency * (self.nodes > 1) + self.inside_latency * (self.local > 1)
-
-    def _hops(self) -> float:
-        """Latency of a ring, or of a tree where that is less."""
-        inside = min(self.local - 1, 2 * math.ceil(math.log2(self.local))) if self.local > 1 else 0
-        across = min(self.nodes - 1, 2 * math.ceil(math.log2(self.nodes))) if self.nodes > 1 else 0
-        return inside * self.inside_latency + across * self.across_latency
+    start: int
+    stop: int
+    per_node: int
 
 
 @dataclass(frozen=True)
@@ -119,11 +109,11 @@ class Fleet:
     _rings: dict[tuple[int, int, int, int], Ring] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def of(cls, cluster: Cluster, *, without: Sequence[str] = ()) -> Fleet:
+    def of(cls, cluster: Cluster, *, without: Sequence[str] = (), links: Links | None = None) -> Fleet:
         """All devices that compute (accelerators where there are any), fast types first, node by node.
 
-        `without` names nodes that are left out. Raises GrainlineError where no device is left, or where two nodes
-        aren't joined.
+        `without` names nodes that are left out; `links` is what messages reach, by default as the links' rates are
+        measured or told. Raises GrainlineError where no device is left, or where two nodes aren't joined.
         """
         wires = topology(cluster)
         names = [name for name, _ in cluster.every_node()]
@@ -135,16 +125,24 @@ class Fleet:
         devices = [d for d in computing(wires) if d.node not in without]
         if not devices:
             raise GrainlineError("No device is left to plan for: the cluster has none, or all are left out.")
-        named = bool(cluster.measured)
+        inside, across = (_source(cluster, ends) for ends in (1, 2))
         ways = Ways(
             wires,
             tuple(kind[d.node] for d in wires.devices),
             tuple(place[d.node] for d in wires.devices),
-            named,
+            cluster.measured is not None,
+            links or LINKS.get(inside, TOLD),
+            links or LINKS.get(across, TOLD),
+            (inside, across),
         )
         best = {d.type.name: -max(d.type.flops_per_second.values(), default=0.0) for d in devices}
         ordered = sorted(devices, key=lambda d: (best[d.type.name], d.type.name, place[d.node], d.index))
+        joined: set[tuple[int, ...]] = set()
         for device in ordered[1:]:
+            key = (device.index,) if ways.measured else (ways.alike[device.index], ways.place(device.index))
+            if key in joined:
+                continue
+            joined.add(key)
             if not wires.joined(ordered[0].index, device.index):
                 raise GrainlineError(
                     f"'{ordered[0].node}' and '{device.node}' are not joined. Give the cluster a link between them, or "
@@ -162,51 +160,70 @@ class Fleet:
     def names(self, ranks: int) -> tuple[str, ...]:
         """NODE:0, NODE:1 … of the first so many ranks, as a plan names devices."""
         devices = self.ways.wires.devices
-        first: dict[str, int] = {}
-        for device in devices:
-            first.setdefault(device.node, device.index)
-        return tuple(f"{devices[i].node}:{i - first[devices[i].node]}" for i in self.order[:ranks])
+        return tuple(f"{devices[i].node}:{self.ways.place(i)}" for i in self.order[:ranks])
 
     def type_of(self, rank: int) -> DeviceType:
         """The device of a rank."""
-        return self.ways.wires.devices[self.order[rank]].type
+        return self.types[rank]
 
     def node_of(self, rank: int) -> int:
         """The node of a rank, by its place in the cluster."""
-        return self.ways.node_of[self.order[rank]]
+        return self.nodes[rank]
 
     @cached_property
     def types(self) -> tuple[DeviceType, ...]:
         """Of each rank."""
-        return tuple(self.type_of(rank) for rank in range(len(self)))
+        return tuple(self.ways.wires.devices[i].type for i in self.order)
+
+    @cached_property
+    def nodes(self) -> tuple[int, ...]:
+        """Of each rank."""
+        return tuple(self.ways.node_of[i] for i in self.order)
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """Runs of alike nodes, in the order of ranks; where pairs were measured no two are alike."""
+        found: list[tuple[Region, object]] = []
+        start = 0
+        for stop in range(1, len(self) + 1):
+            if stop < len(self) and self.nodes[stop] == self.nodes[start]:
+                continue
+            ranks = range(start, stop)
+            alike = tuple((self.ways.alike[self.order[r]], self.ways.place(self.order[r])) for r in ranks)
+            kind = (start,) if self.ways.measured else (tuple(self.types[r].name for r in ranks), alike)
+            if found and found[-1][1] == kind:
+                found[-1] = found[-1][0]._replace(stop=stop), kind
+            else:
+                found.append((Region(start, stop, stop - start), kind))
+            start = stop
+        return tuple(region for region, _ in found)
 
     @cached_property
     def uniform(self) -> bool:
         """Whether all devices are of one type, in nodes of one kind and number, joined alike."""
-        kinds = {(self.types[r].name, self.ways.alike[self.order[r]]) for r in range(len(self))}
-        counts = set(Counter(self.node_of(r) for r in range(len(self))).values())
-        return len(kinds) == 1 and len(counts) == 1 and not self.ways.measured
+        return len(self.regions) == 1
 
     def ring(self, size: int, stride: int, start: int = 0, stop: int | None = None) -> Ring:
         """Groups of `size` ranks that lie `stride` apart, among ranks `start` … `stop` (a multiple of size × stride).
 
-        Where all nodes are alike, the groups at the front stand for all.
+        Where nodes are alike, the groups at their front stand for all.
         """
         if size == 1:
             return ALONE
         span = size * stride
         stop = len(self) // span * span if stop is None else stop
-        if self.uniform:
-            start, stop = 0, min(stop - start, self._period(span))
-        key = (size, stride, start, stop)
+        key = (size, stride, *self._front(start, stop, span))
         if key not in self._rings:
             self._rings[key] = self._measure(*key)
         return self._rings[key]
 
-    def _period(self, span: int) -> int:
-        """Ranks after which groups lie in nodes as the first did."""
-        per_node = sum(self.node_of(r) == self.node_of(0) for r in range(len(self)))
-        return min(math.lcm(span, per_node), len(self) // span * span)
+    def _front(self, start: int, stop: int, span: int) -> tuple[int, int]:
+        """Ranks that stand for those of start … stop: where all lie in one region, as far as its nodes repeat."""
+        region = self.regions[bisect_right(self.regions, start, key=lambda r: r.start) - 1]
+        if stop > region.stop:
+            return start, stop
+        first = region.start + (start - region.start) % region.per_node
+        return first, first + min(stop - start, math.lcm(span, region.per_node))
 
     def _measure(self, size: int, stride: int, start: int, stop: int) -> Ring:
         inside, near, across, far = math.inf, 0.0, math.inf, 0.0
@@ -215,51 +232,54 @@ class Fleet:
         for first in range(start, stop, size * stride):
             for offset in range(stride):
                 ranks = [first + offset + i * stride for i in range(size)]
-                of_node = Counter(self.node_of(r) for r in ranks)
+                of_node = Counter(self.nodes[r] for r in ranks)
                 nodes, local = max(nodes, len(of_node)), min(local, *of_node.values())
                 if len(of_node) > 1:
                     crossing.update(of_node)
                 for a, b in zip(ranks, ranks[1:] + ranks[:1], strict=True):
                     rate, latency = self.ways.between(self.order[a], self.order[b])
-                    if self.node_of(a) == self.node_of(b):
+                    if self.nodes[a] == self.nodes[b]:
                         inside, near = min(inside, rate), max(near, latency)
                     else:
                         across, far = min(across, rate), max(far, latency)
         for node, members in crossing.items():
             across = min(across, self.ways.leaving[node] / members)
-        return Ring(size, nodes, local, inside, near, across, far)
+        begin = (self.ways.across if nodes > 1 else self.ways.inside).start_seconds
+        return Ring(size, nodes, local, inside, near, across, far, begin)
 
     def hop(self, distance: int, start: int = 0, stop: int | None = None) -> Ring:
-        """From each rank of `start` … `stop` to the one `distance` on, all at once: for messages between stages."""
+        """From each rank of `start` … `stop` to the one `distance` on, all at once: for messages between stages.
+
+        A negative distance goes back, as between the chunks of an interleaved pipeline.
+        """
         stop = len(self) - distance if stop is None else stop
-        if self.uniform:
-            start, stop = 0, min(stop - start, self._period(1))
+        if self.uniform and distance > 0:
+            start, stop = 0, min(stop - start, self.regions[0].per_node)
         key = (-1, distance, start, stop)
         if key not in self._rings:
-            rate, latency, crossing = math.inf, 0.0, Counter[int]()
-            for rank in range(start, stop):
-                r, seconds = self.ways.between(self.order[rank], self.order[rank + distance])
-                rate, latency = min(rate, r), max(latency, seconds)
-                if self.node_of(rank) != self.node_of(rank + distance):
-                    crossing[self.node_of(rank)] += 1
-            for node, members in crossing.items():
-                rate = min(rate, self.ways.leaving[node] / members)
-            self._rings[key] = Ring(2, 2, 1, rate, latency, rate, latency)
+            self._rings[key] = self._between(distance, start, stop)
         return self._rings[key]
 
-    def wrap(self, distance: int) -> Ring:
-        """From the last `distance` ranks back to the first: between the chunks of an interleaved pipeline."""
-        last = len(self) - distance
-        key = (-2, distance, last, len(self))
-        if key not in self._rings:
-            pairs = [self.ways.between(self.order[last + i], self.order[i]) for i in range(distance)]
-            rate, latency = min(r for r, _ in pairs), max(s for _, s in pairs)
-            self._rings[key] = Ring(2, 2, 1, rate, latency, rate, latency)
-        return self._rings[key]
+    def _between(self, distance: int, start: int, stop: int) -> Ring:
+        rate, latency, crossing = math.inf, 0.0, Counter[int]()
+        for rank in range(start, stop):
+            r, seconds = self.ways.between(self.order[rank], self.order[rank + distance])
+            rate, latency = min(rate, r), max(latency, seconds)
+            if self.nodes[rank] != self.nodes[rank + distance]:
+                crossing[self.nodes[rank]] += 1
+        for node, members in crossing.items():
+            rate = min(rate, self.ways.leaving[node] / members)
+        begin = (self.ways.across if crossing else self.ways.inside).start_seconds
+        return Ring(2, 2, 1, rate, latency, rate, latency, begin)
 
 
-ALONE = Ring(1, 1, 1, math.inf, 0.0, math.inf, 0.0)
-"""A group of one: nothing is sent."""
+def _source(cluster: Cluster, ends: int) -> Source:
+    """Where the rates of links inside nodes (1) or between them (2) come from: the least certain of them."""
+    if cluster.measured is not None and (ends == 2 or any(":" in name for name in cluster.measured.names)):
+        return "measured"
+    order: tuple[Source, ...] = ("measured", "calibrated", "data sheet", "extrapolated", "assumed")
+    found: set[Source] = {link.source for link in cluster.links if len(link.between) == ends}
+    return max(found, key=order.index, default="assumed")
 
 
 def by_types(fleet: Fleet, names: Sequence[str]) -> Fleet:

@@ -2,159 +2,18 @@
 
 Message sizes are Megatron's: with tensor parallelism each of attention and FFN gathers its input along the sequence
 and scatters its output (arXiv 2205.05198, section 4.2.2); experts get their tokens by an all-to-all and give them back
-by another; context parallelism passes keys and values round its ring.
+by another; context parallelism passes keys and values round its ring. What is kept is that paper's section 4.1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
-from grainline.plan.layouts.engine import Engine
-from grainline.plan.layouts.shape import Shape
-from grainline.plan.layouts.strategy import Strategy
+from grainline.plan.layouts.attention import attention
+from grainline.plan.layouts.sending import backward, forward
+from grainline.plan.layouts.work import Message, Op, Part, Setting, Work, kernel, product
 
-Group = Literal["tensor", "context", "expert", "expert_tensor"]
-
-
-@dataclass(frozen=True, slots=True)
-class Op:
-    """One kernel, or so many alike. `flops` and `bytes` are of all copies; rows × inner → rows × columns is each."""
-
-    flops: float
-    bytes: float
-    rows: float = 0.0  # 0: no product
-    columns: float = 0.0
-    inner: float = 0.0
-    copies: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A collective that the rank waits for. `bytes` are of all that is gathered or reduced; of an exchange, one's."""
-
-    group: Group
-    kind: Literal["gather", "reduce", "exchange", "ring"]
-    bytes: float
-
-
-Work = tuple[tuple[Op, ...], tuple[Message, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Attention, or an FFN, with the norm before it and the sum after it."""
-
-    forward: Work
-    backward: Work
-    again: Work  # what recomputation of attention alone does once more
-    kept: float  # bytes for the backward
-    kept_light: float  # of them, where attention is recomputed
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How unevenly experts are chosen: rows of the busiest rank over the mean."""
-
-    time: float = 1.0
-    memory: float = 1.0
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What parts of a model have in common."""
-
-    shape: Shape
-    strategy: Strategy
-    engine: Engine
-    length: int  # of a sequence
-    width: int = 2  # bytes of a value that is computed with
-    load: Load = Load()
-
-    @property
-    def tokens(self) -> float:
-        """Of a micro-batch, on the ranks of one tensor-parallel group."""
-        return self.strategy.sequences * self.length / self.strategy.context
-
-    @property
-    def between(self) -> float:
-        """Tokens that a rank has between matrices."""
-        return self.strategy.sequences * self.length / self.strategy.splits_sequence
-
-
-def product(rows: float, inner: float, columns: float, width: float, copies: float = 1.0) -> Op:
-    """A matrix product, or so many alike."""
-    moved = width * (rows * inner + inner * columns + rows * columns)
-    return Op(2 * rows * inner * columns * copies, moved * copies, rows, columns, inner, copies)
-
-
-def kernel(moved: float) -> Op:
-    """Something that only moves bytes."""
-    return Op(0.0, moved)
-
-
-def back_of(op: Op) -> tuple[Op, Op]:
-    """The gradients of a product's input and weights."""
-    return (
-        replace(op, columns=op.inner, inner=op.columns),
-        replace(op, rows=op.inner, inner=op.rows, bytes=op.bytes + 4 * op.inner * op.columns * op.copies),
-    )
-
-
-def attention(s: Setting) -> Part:
-    """Norm, products of q, k and v, attention itself, output product, sum."""
-    shape, w, t = s.shape, s.width, s.strategy.tensor
-    here, own, h = s.tokens, s.between, shape.hidden
-    q, k, v, out = (n / t for n in (shape.query_width, shape.key_width, shape.value_width, shape.mixed_width))
-    if shape.key_heads < t:  # every rank has at least a head of keys
-        k, v = k * t / shape.key_heads, v * t / shape.key_heads
-    matrices = shape.attention_matrices / t
-    into = max(0.0, matrices - out * h) / h  # columns of the products before attention, low ranks included
-    before, after = product(here, h, into, w), product(here, out, h, w)
-    seen = s.length / 2 if not shape.window else min(shape.window, s.length / 2)
-    flops = here * shape.score_flops * seen / t
-    heads = shape.heads / t
-    masks = own * h * shape.dropout
-    if s.engine.flash_attention:
-        mixing = Op(flops, w * here * (q + k + v + out), here, seen, shape.query_width / shape.heads, heads)
-        mixing_back = Op(2.5 * flops, 2 * w * here * (q + k + v + out), here, seen, mixing.inner, heads)
-        score_bytes = 4 * here * heads
-        scored: tuple[Op, ...] = (mixing,)
-        scored_back: tuple[Op, ...] = (mixing_back,)
-    else:  # all of the square, masked; scores written, made to sum to one, dropped
-        square = heads * here * s.length / s.strategy.context
-        inner = shape.query_width / shape.heads
-        rows = s.length / s.strategy.context
-        many = heads * here / rows
-        scores = product(rows, inner, s.length, w, many)
-        values = product(rows, s.length, shape.mixed_width / shape.heads, w, many)
-        soft = kernel(2 * w * square), kernel((2 * w + 1) * square)
-        scored = (scores, *soft, values)
-        scored_back = (
-            *(replace(op, flops=2 * op.flops, bytes=2 * op.bytes) for op in (scores, values)),
-            kernel(3 * w * square),
-            kernel((2 * w + 1) * square),
-        )
-        score_bytes = (2 * w + shape.dropout) * square
-    norm, joined = kernel(2 * w * own * h), kernel(3 * w * own * h + masks)
-    wide = w * own * h if s.strategy.sequence_parallel else w * here * h
-    kept_here = w * here * (q + k + v + out)
-    kept = 2 * wide + masks + kept_here + score_bytes
-    light = 2 * wide + masks + w * here * (q + k + v)
-    light += w * here * out
-    messages = tuple(_gathers(s, h))
-    ring = (Message("context", "ring", 2 * w * here * (k + v)),) if s.strategy.context > 1 else ()
-    return Part(
-        ((norm, before, *scored, after, joined), messages + ring),
-        (
-            (kernel(3 * w * own * h), *back_of(before), *scored_back, *back_of(after), kernel(2 * w * own * h + masks)),
-            messages + _again_gather(s, h) + ring + ring,
-        ),
-        (scored, ring),
-        kept,
-        light if not s.engine.flash_attention else kept,
-    )
+__all__ = ["attention", "dense", "embedding", "head", "merge", "sparse"]
 
 
 def dense(s: Setting) -> Part:
@@ -163,24 +22,24 @@ def dense(s: Setting) -> Part:
 
 
 def _ffn(s: Setting, hidden: float) -> Part:
-    shape, w, t = s.shape, s.width, s.strategy.tensor
-    here, own, h, f = s.tokens, s.between, shape.hidden, hidden / t
-    up = product(here, h, f * (2 if shape.gated else 1), w)
-    down = product(here, f, h, w)
-    act = kernel(w * here * f * (3 if shape.gated else 2))
+    shape, w = s.shape, s.width
+    here, own, h, f = s.tokens, s.between, shape.hidden, hidden / s.strategy.tensor
+    arms = 2 if shape.gated else 1
+    up, down = s.linear(here, h, f * arms), s.linear(here, f, h)
     masks = own * h * shape.dropout
+    acted, cast = kernel(w * here * f * (arms + 1)), s.made_narrow(here * (h + f))
     norm, joined = kernel(2 * w * own * h), kernel(3 * w * own * h + masks)
-    wide = w * own * h if s.strategy.sequence_parallel else w * here * h
-    kept = 2 * wide + masks + w * here * f * (3 if shape.gated else 2)
-    messages = tuple(_gathers(s, h))
+    biases = (kernel(w * here * f * arms), kernel(w * own * h)) if shape.biases else ()
+    up_back, down_back = s.back(up), s.back(down)
+    # The norm's backward makes its gains' gradients in a second kernel; two gradients meet at the sum.
+    back = (kernel(2 * w * own * h + masks), *cast, *down_back, kernel(w * here * f * (2 * arms + 1)), *up_back)
+    back += (*biases, kernel(5 * w * own * h), kernel(3 * w * own * h))
+    wide = own * h if s.strategy.sequence_parallel else here * h
+    # The norm's input; the FFN's input; up and gate, and what is made of them.
+    kept = w * wide + s.operand * wide + masks + here * f * (w * arms + s.operand)
     return Part(
-        ((norm, up, act, down, joined), messages),
-        (
-            (kernel(3 * w * own * h), *back_of(up), kernel(1.7 * act.bytes), *back_of(down), kernel(2 * w * own * h)),
-            messages + _again_gather(s, h),
-        ),
-        ((), ()),
-        kept,
+        Work((norm, *cast, up, acted, down, joined), forward(s, h)),
+        Work(back, backward(s, h, up_back[0], up_back[1])),
         kept,
     )
 
@@ -193,69 +52,93 @@ def sparse(s: Setting) -> Part:
     shape, w, st = s.shape, s.width, s.strategy
     e = shape.experts
     assert e is not None
-    own, h = s.between, shape.hidden
-    wide = e.latent or h
-    rows = own * st.expert_tensor * e.top_k * s.load.time  # of a rank's experts, after an even exchange
-    held = rows / s.load.time * s.load.memory
+    own, h, busy = s.between, shape.hidden, s.load.time
+    wide, sent_rows = e.latent or h, own * e.top_k
+    rows = sent_rows * st.expert_tensor  # of a rank's experts, after an even exchange
+    held = rows * s.load.memory
     mine, f = e.experts / st.expert, e.hidden / st.expert_tensor
-    router = product(own, h, e.choices, 4)
-    each = rows / mine
-    up, down = product(each, wide, 2 * f, w, mine), product(each, f, wide, w, mine)
-    act = kernel(3 * w * rows * f)
-    moved = kernel(w * own * e.top_k * wide * 4 + w * rows * wide * 4)
-    narrow = (product(own, h, e.latent, w), product(own, e.latent, h, w)) if e.latent else ()
-    ops: tuple[Op, ...] = (kernel(2 * w * own * h), router, kernel(16 * own * e.choices), *narrow, moved, up, act, down)
-    ops += (kernel(3 * w * own * h),)
-    back: tuple[Op, ...] = tuple(g for op in (router, *narrow, up, down) for g in back_of(op))
-    back += (kernel(5 * w * own * h), kernel(1.5 * moved.bytes), kernel(1.7 * act.bytes))
-    sent = Message("expert", "exchange", w * own * e.top_k * wide)
-    messages: tuple[Message, ...] = (sent, sent) if st.expert > 1 else ()
-    if st.expert_tensor > 1:
-        messages += (Message("expert_tensor", "gather", w * rows * wide),) * 2
-    kept = w * own * h * 2 + 4 * own * e.choices * 2 + w * held * (wide + 3 * f) + w * own * e.top_k * wide
+    up = replace(s.linear(rows / mine, wide, 2 * f, mine), heaviest=busy)
+    down = replace(s.linear(rows / mine, f, wide, mine), heaviest=busy)
+    acted = kernel(3 * w * rows * f * busy)
+    routers = _router(own, h, e.router_hidden, e.choices, remembers=e.remembers)
+    chosen = kernel(16 * own * e.choices)
+    narrow = (s.linear(own, h, e.latent), s.linear(own, e.latent, h)) if e.latent else ()
+    constant = (product(own, h, 3 * e.constant, w),) if e.constant else ()
+    # Rows are put in order and back, on this side of the exchange and on that.
+    moved = kernel(w * (4 * sent_rows + 4 * rows * busy) * wide)
+    cast = s.made_narrow(rows * busy * (wide + f))
+    norm, joined = kernel(2 * w * own * h), kernel(3 * w * own * h)
+    ops: tuple[Op, ...] = (norm, *routers, chosen, *narrow, *constant, moved, *cast, up, acted, down, joined)
+    back: tuple[Op, ...] = tuple(g for op in (*narrow, up, down) for g in s.back(op))
+    back += tuple(g for op in (*routers, *constant) for g in (op, op))
+    back += (kernel(5 * w * own * h), kernel(3 * w * own * h), kernel(1.5 * moved.bytes), kernel(1.7 * acted.bytes))
+    back += (kernel(2 * chosen.bytes), *cast)
+    # The router is replicated and the norm before it split, as Megatron has it: neither sends. Each rank has its own
+    # tokens, so the block's halves gather nothing; the busiest rank's rows make the exchange.
+    messages: tuple[Message, ...] = ()
+    kept = w * own * h * 2 + 4 * own * e.choices * 2 + held * (s.operand * wide + (2 * w + s.operand) * f)
+    kept += w * sent_rows * wide
+    shared: Part | None = None
     if e.shared_hidden:
-        shared = _ffn(replace(s, shape=replace(shape, dropout=False)), e.shared_hidden)
-        ops += shared.forward[0][1:-1]
-        back += shared.backward[0][1:-1]
-        messages += shared.forward[1]
-        kept += shared.kept - 2 * w * own * h
-    return Part((ops, messages), (back, messages), ((), ()), kept, kept)
+        plain = replace(s, shape=replace(shape, dropout=False, gated=True, biases=False, config=None))
+        shared = _ffn(plain, e.shared_hidden)
+        kept += shared.kept - (w + s.operand) * own * h
+    meanwhile = shared.forward.ops[1] if shared and s.engine.overlaps_experts else None
+    if st.expert > 1:
+        messages += (Message("expert", "exchange", w * sent_rows * wide * busy, meanwhile),) * 2
+    if st.expert_tensor > 1:
+        messages += (Message("expert_tensor", "gather", w * rows * wide * busy),) * 2
+    there, returned = Work(ops, messages), Work(back, messages)
+    if shared is not None:
+        there = merge(there, Work(shared.forward.ops[1:-1], shared.forward.messages))
+        returned = merge(returned, Work(shared.backward.ops[1:-2], shared.backward.messages))
+    return Part(there, returned, kept)
+
+
+def _router(own: float, h: float, hidden: float, choices: float, *, remembers: bool) -> tuple[Op, ...]:
+    """Of all experts' scores, in float32; with a stream of its own, three products (ZAYA1)."""
+    if hidden:
+        sides = ((h, hidden), (hidden, hidden), (hidden, hidden), (hidden, choices))
+        return tuple(product(own, inner, columns, 4) for inner, columns in sides)
+    own_memory = (product(own, choices, choices, 4),) if remembers else ()
+    return (product(own, h, choices, 4), *own_memory)
 
 
 def head(s: Setting) -> Part:
     """Last norm, output layer and loss; logits are split over the tensor-parallel ranks."""
     shape, w = s.shape, s.width
     here, own, v = s.tokens, s.between, shape.vocabulary / s.strategy.tensor
-    logits = product(here, shape.hidden, v, w)
-    loss, norm = kernel((w + 4 * 3) * here * v), kernel(2 * w * own * shape.hidden)
-    messages = tuple(_gathers(s, shape.hidden))[:1]
-    back = (*back_of(logits), kernel(6 * here * v), kernel(3 * w * own * shape.hidden))
+    plain = replace(s, narrow=False)
+    logits = plain.linear(here, shape.hidden, v)
+    # Made float32 (2 + 4), the largest found (4) and taken off (8), exponents (8), their sum (4), its division (8).
+    loss, norm = kernel((w + 4 + 4 + 8 + 8 + 4 + 8) * here * v), kernel(2 * w * own * shape.hidden)
+    back = plain.back(logits)
+    # The label's one taken off, times the gradient (8), made narrow again.
+    backs = (kernel((8 + 4 + w) * here * v), *back, kernel(5 * w * own * shape.hidden))
     kept = w * own * shape.hidden * 2 + 4 * here * v
-    return Part(((norm, logits, loss), messages), (back, messages * 2), ((), ()), kept, kept)
+    return Part(
+        Work((norm, logits, loss), forward(s, shape.hidden)[:1]),
+        Work(backs, backward(s, shape.hidden, back[0], back[1])[-2:]),
+        kept,
+    )
 
 
 def embedding(s: Setting) -> Part:
     """Rows of the table, summed over the ranks that split it."""
     shape, w = s.shape, s.width
     rows = kernel(3 * w * s.tokens * shape.hidden)
-    messages = tuple(_gathers(s, shape.hidden))[:1]
+    messages = forward(s, shape.hidden)[-1:]
     masks = s.between * shape.hidden * shape.dropout
-    return Part(((rows,), messages), ((kernel(2 * rows.bytes),), messages), ((), ()), masks, masks)
+    return Part(Work((rows,), messages), Work((kernel(2 * rows.bytes),), messages[:1]), masks)
 
 
-def _gathers(s: Setting, size: float) -> Iterable[Message]:
-    """Of one of a block's halves, forward: an all-gather and a reduce-scatter, or one all-reduce."""
-    if s.strategy.tensor == 1:
-        return
-    count = s.width * s.tokens * size
-    if s.strategy.sequence_parallel:
-        yield Message("tensor", "gather", count)
-        yield Message("tensor", "gather", count)
-    else:
-        yield Message("tensor", "reduce", count)
+def projection(s: Setting) -> Part:
+    """What MTP has before its block: the stream and the next token's embedding normed, put side by side, projected."""
+    w, own, h = s.width, s.between, s.shape.hidden
+    join, norms = s.linear(own, 2 * h, h), kernel(6 * w * own * h)
+    return Part(Work((norms, join)), Work((*s.back(join), kernel(12 * w * own * h))), w * own * h * 5)
 
 
-def _again_gather(s: Setting, size: float) -> tuple[Message, ...]:
-    """Backward, where sequences are split: the input of the products is gathered once more for their weights."""
-    wanted = s.strategy.tensor > 1 and s.strategy.sequence_parallel
-    return (Message("tensor", "gather", s.width * s.tokens * size),) if wanted else ()
+def merge(first: Work, second: Work) -> Work:
+    """One after the other."""
+    return Work(first.ops + second.ops, first.messages + second.messages)

@@ -2,69 +2,76 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 
-def partition(seconds: Sequence[Sequence[float]], *, even: bool = False) -> tuple[int, ...]:
-    """Cells of each stage so that the slowest takes as little as can be; `seconds[s][c]` is of cell c on stage s.
+def even(cells: int, stages: int) -> tuple[int, ...]:
+    """As many blocks for each stage as for the others, as programs have that know no other cuts.
 
-    By bisection over the slowest stage's time: with a limit, filling each stage as far as it goes is best. `even` gives
-    each stage as many blocks as the others, as programs do that know no other cuts; the first cell and the last go
-    with the first stage and the last.
+    The first cell and the last go with the first stage and the last.
     """
-    stages, cells = len(seconds), len(seconds[0])
-    if even:
-        blocks = cells - 2
-        sizes = [blocks // stages + (s < blocks % stages) for s in range(stages)]
-        sizes[0] += 1
-        sizes[-1] += 1
-        return tuple(sizes)
-    low = max(max(min(row[c] for row in seconds) for c in range(cells)), 0.0)
-    high = sum(max(row[c] for row in seconds) for c in range(cells))
-    found = _filled(seconds, high)
-    for _ in range(40):
-        if high - low <= 1e-4 * high:
-            break
+    blocks = cells - 2
+    sizes = [blocks // stages + (s < blocks % stages) for s in range(stages)]
+    sizes[0] += 1
+    sizes[-1] += 1
+    return tuple(sizes)
+
+
+def partition(seconds: Sequence[Sequence[float]], kinds: Sequence[int]) -> tuple[int, ...]:
+    """Cells of each stage so that the slowest takes as little as can be, to one in a thousand.
+
+    `seconds[k]` are of all cells on a stage of kind k, `kinds` the kinds of the stages. By bisection over the slowest
+    stage's time: with a limit, filling each stage as far as it goes is best.
+    """
+    cells, stages = len(seconds[0]), len(kinds)
+    sums = [list(accumulate(row, initial=0.0)) for row in seconds]
+    # Perfectly level stages of the fastest kind at each cell are a bound from below.
+    low = max(max(map(min, zip(*seconds, strict=True))), min(s[-1] for s in sums) / stages)
+    high = max(s[-1] for s in sums)
+    # A stage overshoots a level share by less than a cell: a limit that most often suffices.
+    first = max(s[-1] for s in sums) / stages + max(map(max, seconds))
+    found = _filled(sums, kinds, first, cells)
+    if found is not None:
+        high = min(high, first)
+    else:
+        found = _filled(sums, kinds, high, cells)
+    assert found is not None
+    while high - low > 1e-3 * high:
         middle = (low + high) / 2
-        tried = _filled(seconds, middle)
+        tried = _filled(sums, kinds, middle, cells)
         if tried is None:
             low = middle
         else:
             found, high = tried, middle
-    assert found is not None
-    return _levelled(seconds, found)
+    return _levelled(sums, kinds, found)
 
 
-def _filled(seconds: Sequence[Sequence[float]], limit: float) -> list[int] | None:
-    """Cells of each stage, none over the limit; None where the last ones are left over."""
-    cells, at = len(seconds[0]), 0
-    sizes = []
-    for stage, row in enumerate(seconds):
-        left, start = limit * (1 + 1e-12), at
-        most = cells - (len(seconds) - stage - 1)  # each later stage gets a cell
-        while at < most and row[at] <= left:
-            left -= row[at]
-            at += 1
-        sizes.append(at - start)
-        if at == start:
+def _filled(sums: Sequence[Sequence[float]], kinds: Sequence[int], limit: float, cells: int) -> list[int] | None:
+    """Where each stage begins and the last ends, none over the limit; None where cells are left over."""
+    at, limit, stages = 0, limit * (1 + 1e-12), len(kinds)
+    bounds = [0]
+    for stage, kind in enumerate(kinds):
+        row, last = sums[kind], cells - (stages - stage - 1)  # each later stage gets a cell
+        end = bisect_right(row, row[at] + limit, at + 1, last + 1) - 1
+        if end == at:
             return None
-    return sizes if at == cells else None
+        at = end
+        bounds.append(at)
+    return bounds if at == cells else None
 
 
-def _levelled(seconds: Sequence[Sequence[float]], sizes: list[int]) -> tuple[int, ...]:
+def _levelled(sums: Sequence[Sequence[float]], kinds: Sequence[int], bounds: list[int]) -> tuple[int, ...]:
     """The last stages of a filling are short: move cells back where that makes the larger of two neighbours smaller."""
-    starts = [0]
-    for size in sizes:
-        starts.append(starts[-1] + size)
-    took = [sum(row[starts[s] : starts[s + 1]]) for s, row in enumerate(seconds)]
-    for s in range(len(sizes) - 1, 0, -1):
-        while sizes[s - 1] > 1:
-            cell = starts[s] - 1
-            less, more = took[s - 1] - seconds[s - 1][cell], took[s] + seconds[s][cell]
-            if max(less, more) >= max(took[s - 1], took[s]):
+    for s in range(len(kinds) - 1, 0, -1):
+        before, after = sums[kinds[s - 1]], sums[kinds[s]]
+        start, middle, end = bounds[s - 1], bounds[s], bounds[s + 1]
+        worst = max(before[middle] - before[start], after[end] - after[middle])
+        while middle - 1 > start:
+            moved = max(before[middle - 1] - before[start], after[end] - after[middle - 1])
+            if moved >= worst:
                 break
-            took[s - 1], took[s] = less, more
-            sizes[s - 1] -= 1
-            sizes[s] += 1
-            starts[s] = cell
-    return tuple(sizes)
+            middle, worst = middle - 1, moved
+        bounds[s] = middle
+    return tuple(end - start for start, end in pairwise(bounds))

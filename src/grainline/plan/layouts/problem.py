@@ -9,13 +9,13 @@ from typing import Any
 from grainline.documents import GrainlineError
 from grainline.plan.layouts.engine import Engine
 from grainline.plan.layouts.fleet import Fleet
-from grainline.plan.layouts.operators import Load
+from grainline.plan.layouts.load import USUAL, Imbalance
 from grainline.plan.layouts.pace import Pace, Reach
 from grainline.plan.layouts.shape import Shape
+from grainline.plan.layouts.work import Load
 
-UNEVEN = Load(1.1, 1.3)
-"""Assumed, where no routing trace says more."""
-WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2, "float8": 1}
+WIDTH = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2, "float8": 2}
+"""Bytes of a value that passes from one operator to the next: in float8 only the products' operands are narrow."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Problem:
     batch_sequences: int
     length: int
     dtype: str = "bfloat16"
-    load: Load = UNEVEN  # of the busiest rank's experts: on average, and at its 99th percentile
+    imbalance: Imbalance | Load = USUAL  # of experts; a Load is taken as it is, whatever the strategy
     reach: Reach | None = None  # None: by where the device's rates come from
     memo: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -46,11 +46,27 @@ class Problem:
 
     @property
     def width(self) -> int:
-        """Bytes of a value that is computed with."""
+        """Bytes of a value that passes from one operator to the next."""
         return WIDTH.get(self.dtype, 2)
+
+    @property
+    def weight_bytes(self) -> float:
+        """Of a parameter: the engine's, and in float8 two copies for products, along rows and columns."""
+        return self.engine.weight_bytes + (2 if self.dtype == "float8" else 0)
 
     @cached_property
     def paces(self) -> dict[str, Pace]:
         """Of each device type, by name."""
         kinds = {device.name: device for device in self.fleet.types}
         return {name: Pace.of(device, self.dtype, self.reach) for name, device in kinds.items()}
+
+    @cached_property
+    def cells(self) -> tuple[str, ...]:
+        """What the model is cut into, in order."""
+        blocks = ("moe" if self.shape.is_sparse(layer) else "dense" for layer in range(self.shape.layers))
+        return ("embedding", *blocks, *("mtp",) * self.shape.mtp, "head")
+
+    @cached_property
+    def kinds(self) -> tuple[str, ...]:
+        """Of cells, each once."""
+        return tuple(dict.fromkeys(self.cells))

@@ -1,0 +1,65 @@
+"""Stages: which cells each stage and each pipeline rank of a strategy has, counted by kind."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grainline.plan.layouts.partition import even, partition
+from grainline.plan.layouts.pricing import COMPUTE, EXPERT
+from grainline.plan.layouts.problem import Problem
+from grainline.plan.layouts.rows import Rows
+from grainline.plan.layouts.strategy import Strategy
+
+
+class Stages(NamedTuple):
+    """Of a strategy."""
+
+    cut: tuple[int, ...]  # cells of each stage
+    counts: NDArray[np.float64]  # [pipeline ranks, kinds of cells]
+
+
+def stages(problem: Problem, st: Strategy, rows: Rows, tables: NDArray[np.float64]) -> Stages:
+    """Cut so that the slowest stage is as fast as can be, or evenly where the engine knows nothing else.
+
+    `tables` are [rows, kinds of cells, fields of Cell].
+    """
+    p, count = st.pipeline, st.pipeline * st.chunks
+    if problem.engine.cuts_unevenly and count > 1:
+        seconds = tables[:, :, COMPUTE : EXPERT + 1].sum(2)  # of each kind of cell on each row
+        key: tuple[object, ...] = ("cut", p, st.chunks, seconds.tobytes(), rows.of.tobytes())
+        found = problem.memo.get(key)
+        if found is None:
+            by_cell = [[float(row[k]) for k in _places(problem)] for row in seconds]
+            cut = partition(by_cell, [int(rows.of[stage % p]) for stage in range(count)])
+            found = problem.memo[key] = _counted(problem, st, cut)
+    else:
+        key = ("cut", p, st.chunks)
+        found = problem.memo.get(key)
+        if found is None:
+            found = problem.memo[key] = _counted(problem, st, even(len(problem.cells), count))
+    assert isinstance(found, Stages)
+    return found
+
+
+def _places(problem: Problem) -> list[int]:
+    found = problem.memo.get("places")
+    if found is None:
+        found = problem.memo["places"] = [problem.kinds.index(cell) for cell in problem.cells]
+    assert isinstance(found, list)
+    return found
+
+
+def _counted(problem: Problem, st: Strategy, cut: tuple[int, ...]) -> Stages:
+    p, width = st.pipeline, len(problem.kinds)
+    before = problem.memo.get("cells before")
+    if before is None:
+        before = np.zeros((len(problem.cells) + 1, width))
+        before[1:] = np.eye(width)[_places(problem)].cumsum(0)
+        problem.memo["cells before"] = before
+    ends = [0, *accumulate(cut)]
+    of_stage = np.diff(before[ends], axis=0)
+    return Stages(cut, of_stage.reshape(st.chunks, p, width).sum(0))

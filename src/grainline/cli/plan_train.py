@@ -83,14 +83,14 @@ def _problem(
 
     if engine not in ENGINES:
         raise GrainlineError(f"--engine {engine}: there is no such engine.{nearest(engine, ENGINES)}")
-    tokens = _count(batch_tokens)
+    tokens = tokens_of(batch_tokens)
     if tokens < length:
         raise GrainlineError(f"--batch-tokens {batch_tokens}: a batch holds a sequence of {length} at least.")
     fleet = Fleet.of(read_cluster(cluster), without=without)
     return Problem(Shape.of(config_of(model)), fleet, ENGINES[engine], tokens // length, length, dtype)
 
 
-def _count(text: str) -> int:
+def tokens_of(text: str) -> int:
     """4M → 4,000,000."""
     factor = {"k": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}.get(text[-1:], 1)
     try:

@@ -49,6 +49,9 @@ def test_a_step_in_words() -> None:
     assert describe(LINE) == "loss 2.500  1.250 bits/byte  1,234 tok/s  MFU 31%  imbalance 1.40"
     dense = {**LINE, "mfu": None, "imbalance": []}
     assert describe(dense) == "loss 2.500  1.250 bits/byte  1,234 tok/s"
+    told = describe(LINE | {"costless": [0.2, 0.3], "idle": [0.0, 0.125]})
+    assert told.endswith("imbalance 1.40  costless 25%  idle 12%")
+    assert describe(LINE | {"idle": [0.0, 0.0]}) == describe(LINE)
 
 
 @pytest.mark.parametrize(("width", "bar", "end"), [(120, 20, "1.40"), (90, 8, "1.40"), (60, 0, "…")])

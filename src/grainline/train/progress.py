@@ -103,4 +103,8 @@ def describe(line: dict[str, Any]) -> str:
         parts.append(f"MFU {line['mfu']:.0%}")
     if line.get("imbalance"):
         parts.append(f"imbalance {max(line['imbalance']):.2f}")
+    if line.get("costless"):
+        parts.append(f"costless {sum(line['costless']) / len(line['costless']):.0%}")
+    if any(line.get("idle", ())):
+        parts.append(f"idle {max(line['idle']):.0%}")
     return "  ".join(parts)

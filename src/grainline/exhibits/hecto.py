@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SEEDS = (0, 1, 2, 3, 4)
 TAGS, MARKERS_AT, VOCABULARY, LENGTH, WIDTH = (0, 1), (2, 3), 24, 24, 48
 PROJ, HIDDEN, BATCH, RATE = 32, 32, 64, 0.003
-BATCHES, SWEPT = (16, 64, 256), 0.25  # on a quarter of the texts: on all of them each batch answers every text
+BATCHES, SWEPT = (16, 64, 256), 0.125  # on an eighth of the texts: on all of them each batch answers every text
 PAIRS: dict[str, tuple[ExpertKind, ...]] = {
     "FFN + FFN": ("ffn", "ffn"),
     "GRU + GRU": ("gru", "gru"),

@@ -198,7 +198,7 @@ def few(shape: str, kind: str, tokens: int, rounds: int) -> dict[str, Any]:
     copies = [weights, *(tuple(copied(w) for w in weights) for _ in range(COLD_BYTES // size))]
     used = int(first["counts"].count_nonzero()) / len(first["counts"])
     flops = 6 * len(first["unit"]) * first["x"].shape[1] * first["w2"].shape[-1]
-    op = native_experts.expert_mixture if bits is None else native_experts.expert_mixture_quantized
+    op = native_experts.HALVES.mixture if bits is None else native_experts.expert_mixture_quantized
     lists, turns = (first["score"], first["unit"], first["counts"]), cycle(copies)
     seconds = alternate({"native": lambda: op(first["x"], *next(turns), *lists)}, rounds=rounds, warmup=2)["native"]
     big, square = torch.ones(1 << 28), torch.randn(2048, 2048, dtype=dtype)

@@ -123,7 +123,7 @@ def grouped_mm(
 
 OPS: dict[str, Op] = {
     "triton": mixture.expert_mixture,
-    "default": grouped.expert_mixture,
+    "default": grouped.HALVES.mixture,
     "scattermoe": scatter_moe,
     "grouped_mm": grouped_mm,
     "loop": reference.expert_mixture,

@@ -72,11 +72,11 @@ def test_mixture_and_its_gradients_equal_the_reference(
 ) -> None:
     inputs, unit_N, counts_E = draw(*CASES[case], dtype, weights)
     truth = outputs_and_gradients(reference.expert_mixture, inputs, unit_N, counts_E, dtype=torch.float64)
-    ours = outputs_and_gradients(native_experts.expert_mixture, inputs, unit_N, counts_E)
+    ours = outputs_and_gradients(native_experts.HALVES.mixture, inputs, unit_N, counts_E)
     assert [x.dtype for x in ours] == [dtype, dtype, weights, weights, torch.float32]
     assert_near(ours, truth, TOLERANCE[dtype])
     with torch.no_grad():
-        assert torch.equal(native_experts.expert_mixture(*inputs, unit_N, counts_E), ours[0])
+        assert torch.equal(native_experts.HALVES.mixture(*inputs, unit_N, counts_E), ours[0])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -85,7 +85,7 @@ def test_rows_equal_the_reference(path: str, case: str, dtype: torch.dtype) -> N
     counts, _, model, hidden = CASES[case]
     (x, w13, w2, _), _, counts_E = draw(counts, sum(counts), model, hidden, dtype, dtype)
     truth = outputs_and_gradients(reference.swiglu_experts, [x, w13, w2], counts_E, dtype=torch.float64)
-    ours = outputs_and_gradients(native_experts.swiglu_experts, [x, w13, w2], counts_E)
+    ours = outputs_and_gradients(native_experts.HALVES.rows, [x, w13, w2], counts_E)
     assert_near(ours, truth, TOLERANCE[dtype])
 
 
@@ -121,10 +121,10 @@ def test_codes_are_near_the_weights_and_small(bits: int, group: int, bytes_each:
 def test_the_number_of_threads_changes_no_bit(threads: int) -> None:
     before = torch.get_num_threads()
     inputs, unit_N, counts_E = draw([40, 0, 300, 3], 90, 200, 70, torch.float32, torch.float32)
-    truth = outputs_and_gradients(native_experts.expert_mixture, inputs, unit_N, counts_E)
+    truth = outputs_and_gradients(native_experts.HALVES.mixture, inputs, unit_N, counts_E)
     try:
         torch.set_num_threads(threads)
-        again = outputs_and_gradients(native_experts.expert_mixture, inputs, unit_N, counts_E)
+        again = outputs_and_gradients(native_experts.HALVES.mixture, inputs, unit_N, counts_E)
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(truth, again, strict=True))
@@ -134,7 +134,7 @@ def test_the_number_of_threads_changes_no_bit(threads: int) -> None:
 @pytest.mark.parametrize("case", ["few", "more than a block of rows and of columns"])
 def test_tensors_may_be_strided_and_lie_anywhere(case: str, dtype: torch.dtype) -> None:
     inputs, unit_N, counts_E = draw(*CASES[case], dtype, dtype)
-    truth = outputs_and_gradients(native_experts.expert_mixture, inputs, unit_N, counts_E)
+    truth = outputs_and_gradients(native_experts.HALVES.mixture, inputs, unit_N, counts_E)
 
     def shifted(x: Tensor) -> Tensor:
         """A copy whose address is no multiple of anything but the element's size."""
@@ -145,7 +145,7 @@ def test_tensors_may_be_strided_and_lie_anywhere(case: str, dtype: torch.dtype) 
 
     for otherwise in (shifted, strided):
         leaves = [otherwise(x).requires_grad_() for x in inputs]
-        out = native_experts.expert_mixture(*leaves, strided(unit_N), strided(counts_E))
+        out = native_experts.HALVES.mixture(*leaves, strided(unit_N), strided(counts_E))
         seed = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view_as(out).to(dtype)
         again = [out.detach(), *torch.autograd.grad(out, leaves, seed)]
         assert all(torch.equal(a, b) for a, b in zip(truth, again, strict=True))
@@ -161,7 +161,7 @@ def test_what_is_kept_is_the_input_one_activation_and_the_lists() -> None:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        native_experts.expert_mixture(*leaves, unit_N, counts_E)
+        native_experts.HALVES.mixture(*leaves, unit_N, counts_E)
     inputs_at = {x.data_ptr() for x in [*leaves, unit_N, counts_E]}
     new = [x for x in kept if x.data_ptr() not in inputs_at]
     assert [list(x.shape) for x in new] == [[64, 2 * 48]]
@@ -171,12 +171,12 @@ def test_other_dtypes_are_computed_elsewhere() -> None:
     inputs, unit_N, counts_E = draw(*CASES["few"], torch.float64, torch.float64)
     inputs[3] = inputs[3].double()
     truth = outputs_and_gradients(reference.expert_mixture, inputs, unit_N, counts_E)
-    assert_near(outputs_and_gradients(native_experts.expert_mixture, inputs, unit_N, counts_E), truth, 1e-12)
+    assert_near(outputs_and_gradients(native_experts.HALVES.mixture, inputs, unit_N, counts_E), truth, 1e-12)
 
 
 def test_lists_that_contradict_each_other_are_refused() -> None:
     (x, w13, w2, score), unit_N, counts_E = draw(*CASES["few"], torch.float32, torch.float32)
-    run = native_experts.expert_mixture
+    run = native_experts.HALVES.mixture
     with pytest.raises(GrainlineError, match=r"add up to 18 .*there are 17 entries"):
         run(x, w13, w2, score, unit_N, counts_E + torch.tensor([0, 1, 0, 0, 0]))
     with pytest.raises(GrainlineError, match=r"the least is -1"):
@@ -206,14 +206,14 @@ def test_a_path_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv(native_experts.PATH, "mmx")
     inputs, unit_N, counts_E = draw(*CASES["few"], torch.float32, torch.float32)
     with pytest.raises(GrainlineError, match="GRAINLINE_EXPERT_PATH=mmx: this processor has portable"):
-        native_experts.expert_mixture(*inputs, unit_N, counts_E)
+        native_experts.HALVES.mixture(*inputs, unit_N, counts_E)
 
 
 def test_without_the_core_other_backends_do_it() -> None:
     code = (
         "import torch; from grainline.kernels import native_experts as n; assert n.paths() == ();"
         "x, w, v = torch.ones(2, 4), torch.ones(1, 2, 3, 4), torch.ones(1, 4, 3);"
-        "print(n.swiglu_experts(x, w, v, torch.tensor([2])).sum().item())"
+        "print(n.HALVES.rows(x, w, v, torch.tensor([2])).sum().item())"
     )
     environment = os.environ | {"GRAINLINE_NO_NATIVE": "1"}
     out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -224,20 +224,20 @@ def test_without_the_core_other_backends_do_it() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_process_computes_too() -> None:
     inputs, unit_N, counts_E = draw([40, 0, 300, 3], 90, 200, 70, torch.float32, torch.float32)
-    truth = native_experts.expert_mixture(*inputs, unit_N, counts_E)
+    truth = native_experts.HALVES.mixture(*inputs, unit_N, counts_E)
     child = os.fork()
     if child == 0:
-        same = torch.equal(native_experts.expert_mixture(*inputs, unit_N, counts_E), truth)
+        same = torch.equal(native_experts.HALVES.mixture(*inputs, unit_N, counts_E), truth)
         os._exit(0 if same else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_deferred_gradients_are_the_same() -> None:
     inputs, unit_N, counts_E = draw([40, 0, 24], 32, 64, 48, torch.bfloat16, torch.float32)
-    truth = outputs_and_gradients(native_experts.expert_mixture, inputs, unit_N, counts_E)
+    truth = outputs_and_gradients(native_experts.HALVES.mixture, inputs, unit_N, counts_E)
     x, w13, w2, score = (x.requires_grad_() for x in inputs)
     queue = kernels.WeightQueue()
-    out = native_experts.expert_mixture(x, w13, w2, score, unit_N, counts_E, queue)
+    out = native_experts.HALVES.mixture(x, w13, w2, score, unit_N, counts_E, queue)
     seed = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view_as(out).to(out.dtype)
     with queue.collecting() as work:
         out.backward(seed)

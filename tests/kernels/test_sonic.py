@@ -17,7 +17,7 @@ from grainline.kernels import WeightQueue, grouped, sonic
 from grainline.models.count import kept_by_experts
 
 SIZE, HIDDEN = 16, 8
-BACKENDS = {"sonic": sonic.expert_mixture, "grouped": grouped.expert_mixture}
+BACKENDS = {"sonic": sonic.HALVES.mixture, "grouped": grouped.HALVES.mixture}
 
 
 class Case:
@@ -86,8 +86,8 @@ def test_everything_equals_a_loop(counts: list[int], rows: int) -> None:
     case = Case(counts)
     truth = case.run(loop, torch.float64)
     with blocks_of(rows * SIZE):
-        close(case.run(sonic.expert_mixture, torch.float64), truth, 1e-10)
-        close(case.run(sonic.expert_mixture, torch.float64, WeightQueue()), truth, 1e-10)
+        close(case.run(sonic.HALVES.mixture, torch.float64), truth, 1e-10)
+        close(case.run(sonic.HALVES.mixture, torch.float64, WeightQueue()), truth, 1e-10)
 
 
 @given(st.lists(st.integers(0, 90), min_size=1, max_size=6), st.sampled_from([8, 64, 1000]))
@@ -154,6 +154,6 @@ def test_without_gradients_nothing_is_kept_of_all_rows(monkeypatch: pytest.Monke
     halves = sonic.Halves(lambda *a, keep: keeps.append(keep) or sonic.forward(*a, keep=keep), sonic.backward)
     monkeypatch.setattr(sonic, "HALVES", halves)
     with torch.no_grad():
-        quiet = sonic.expert_mixture(*case.inputs, case.unit_N, case.counts_E)
-    torch.testing.assert_close(quiet, sonic.expert_mixture(*case.inputs, case.unit_N, case.counts_E))
+        quiet = sonic.HALVES.mixture(*case.inputs, case.unit_N, case.counts_E)
+    torch.testing.assert_close(quiet, sonic.HALVES.mixture(*case.inputs, case.unit_N, case.counts_E))
     assert keeps == [False, True]

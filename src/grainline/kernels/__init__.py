@@ -38,10 +38,10 @@ Op = Callable[..., Any]
 BACKENDS: dict[str, dict[str, Op]] = {
     "swiglu_experts": {
         "reference": reference.swiglu_experts,
-        "sonic": sonic.swiglu_experts,
-        "native": native_experts.swiglu_experts,
-        "grouped": grouped.swiglu_experts,
-        "triton": triton.swiglu_experts,
+        "sonic": sonic.HALVES.rows,
+        "native": native_experts.HALVES.rows,
+        "grouped": grouped.HALVES.rows,
+        "triton": triton.HALVES.rows,
     },
     "combine_rows": {"reference": reference.combine_rows, "by_hand": elementwise.combine_rows},
     "sort_by_expert": {"reference": reference.sort_by_expert, "native": native_ops.sort_by_expert},
@@ -58,10 +58,10 @@ BACKENDS: dict[str, dict[str, Op]] = {
     },
     "expert_mixture": {
         "reference": reference.expert_mixture,
-        "sonic": sonic.expert_mixture,
-        "native": native_experts.expert_mixture,
-        "grouped": grouped.expert_mixture,
-        "triton": triton.expert_mixture,
+        "sonic": sonic.HALVES.mixture,
+        "native": native_experts.HALVES.mixture,
+        "grouped": grouped.HALVES.mixture,
+        "triton": triton.HALVES.mixture,
     },
     "expert_mixture_quantized": {
         "reference": reference.expert_mixture_quantized,

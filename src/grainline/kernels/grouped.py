@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from grainline.kernels import sonic
-from grainline.kernels.deferred import WeightQueue
 from grainline.kernels.mixture import Gradients, Halves, Later, Wants
 
 MULTIPLE = 8
@@ -53,6 +52,7 @@ def backward(
     hidden_NG: Tensor,
     wants: Wants,
     later: Later | None = None,
+    spends: bool = False,
 ) -> Gradients:
     """See `mixture.Backward`."""
     if not _fits(x_TD, w2_EDF):
@@ -79,14 +79,8 @@ def backward(
         d_row_ND = F.grouped_mm(d_hidden_NG, _plain(w13_E2FD.flatten(1, 2), x_TD.dtype), offs=ends_E)
         d_x_TD = _sum(d_row_ND, unit_N, len(x_TD))
     if later is not None:
-
-        def add(d_w13: Tensor | None, d_w2: Tensor | None) -> None:
-            if d_w13 is not None:
-                d_w13 += outer(d_hidden_NG, _gather(x_TD, unit_N), w13_E2FD)
-            if d_w2 is not None:
-                d_w2 += outer(_gather(d_out_TD, unit_N), act_NF, w2_EDF)
-
-        later(add)
+        later("w2", lambda place: place.add(outer(_gather(d_out_TD, unit_N), act_NF, w2_EDF)))
+        later("w13", lambda place: place.add(outer(d_hidden_NG, _gather(x_TD, unit_N), w13_E2FD)))
     return Gradients(d_x_TD, d_w13, d_w2, d_score_N)
 
 
@@ -114,23 +108,3 @@ def _sum(row_ND: Tensor, unit_N: Tensor | None, units: int) -> Tensor:
 
 
 HALVES = Halves(forward, backward)
-
-
-def expert_mixture(
-    x_TD: Tensor,
-    w13_E2FD: Tensor,
-    w2_EDF: Tensor,
-    score_N: Tensor,
-    unit_N: Tensor,
-    counts_E: Tensor,
-    queue: WeightQueue | None = None,
-) -> Tensor:
-    """See `reference.expert_mixture`."""
-    return HALVES(x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E, queue)
-
-
-def swiglu_experts(
-    rows_ND: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, counts_E: Tensor, queue: WeightQueue | None = None
-) -> Tensor:
-    """See `reference.swiglu_experts`."""
-    return HALVES(rows_ND, w13_E2FD, w2_EDF, None, None, counts_E, queue)

@@ -18,8 +18,8 @@ from grainline import _compiled
 from grainline.documents import GrainlineError
 from grainline.kernels import pool, reference, sonic
 from grainline.kernels.coded import CodedWeights
-from grainline.kernels.deferred import WeightQueue
 from grainline.kernels.mixture import Gradients, Halves, Later, Wants
+from grainline.kernels.sink import Place
 
 PATH = "GRAINLINE_EXPERT_PATH"
 """Environment variable: the name of a path of `paths`, to be taken in place of the widest."""
@@ -64,15 +64,20 @@ def _run() -> Any:
     )
 
 
-_Numbers, _Tensors = ctypes.c_int64 * 6, ctypes.c_void_p * len(TENSORS)
+_Numbers, _Tensors = ctypes.c_int64 * 7, ctypes.c_void_p * len(TENSORS)
 
 
-def call(phase: int, weight_dtype: int, hidden: int, group: int, tensors: dict[str, Tensor]) -> None:
-    """Run one phase on contiguous tensors. Raises GrainlineError where the lists contradict the sizes."""
+def call(
+    phase: int, weight_dtype: int, hidden: int, group: int, tensors: dict[str, Tensor], adds: bool = False
+) -> None:
+    """Run one phase on contiguous tensors. What isn't among them isn't made. `adds`: weights' gradients are added to.
+
+    Raises GrainlineError where the lists contradict the sizes.
+    """
     x, counts, unit = tensors["x"], tensors["counts"], tensors.get("unit")
     tokens, model = x.shape
     entries = tokens if unit is None else len(unit)
-    numbers = _Numbers(tokens, entries, len(counts), model, hidden, group)
+    numbers = _Numbers(tokens, entries, len(counts), model, hidden, group, adds)
     at = _Tensors(*[None if (t := tensors.get(name)) is None else t.data_ptr() for name in TENSORS])
     wrong = _run()(pool.handle(), paths().index(path()), phase, DTYPES[x.dtype], weight_dtype, numbers, at)
     if wrong == 1:
@@ -126,40 +131,48 @@ def backward(
     hidden_NG: Tensor,
     wants: Wants,
     later: Later | None = None,
+    spends: bool = False,
 ) -> Gradients:
     """See `mixture.Backward`."""
     if not _serves(x_TD, w13_E2FD, w2_EDF):
         return sonic.backward(d_out_TD, x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E, hidden_NG, wants, later)
-    tensors = _ready(x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E)
+    tensors = _ready(x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E) | {"d_out": d_out_TD.contiguous()}
     x_TD, w13, w2 = tensors["x"], tensors["w13"], tensors["w2"]
-    entries, hidden, weights = len(hidden_NG), w2.shape[-1], DTYPES[w13.dtype]
+    entries, hidden = len(hidden_NG), w2.shape[-1]
+
+    def run(phase: int, made: dict[str, Tensor], adds: bool = False) -> None:
+        call(phase, DTYPES[w13.dtype], hidden, 0, tensors | made, adds)
+
     d_score_PN = torch.empty(-(-hidden // HIDDEN_CHUNK), entries)
-    d_x_TD = torch.empty_like(x_TD)
-    tensors |= {"d_out": d_out_TD.contiguous(), "act": x_TD.new_empty(entries, hidden)}
-    tensors["d_h"] = torch.empty_like(hidden_NG)
-    call(BACKWARD_INPUTS, weights, hidden, 0, tensors | {"h": hidden_NG, "d_score": d_score_PN, "d_x": d_x_TD})
+    act_NF, d_h_NG = x_TD.new_empty(entries, hidden), hidden_NG if spends else torch.empty_like(hidden_NG)
+    run(BACKWARD_INPUTS, {"h": hidden_NG, "act": act_NF, "d_h": d_h_NG, "d_score": d_score_PN})
     d_score_N = None
-    if score_N is not None:
+    if score_N is not None and wants.score:
         d_score_N = (d_score_PN[0] if len(d_score_PN) == 1 else d_score_PN.sum(0)).to(score_N.dtype)
 
-    def of_weights() -> tuple[Tensor, Tensor]:
-        d_w13, d_w2 = torch.empty_like(w13), torch.empty_like(w2)
-        call(BACKWARD_WEIGHTS, weights, hidden, 0, tensors | {"d_w13": d_w13, "d_w2": d_w2})
-        return d_w13, d_w2
+    def weight(name: str, like: Tensor, made_of: dict[str, Tensor], place: Place | None = None) -> Tensor:
+        direct = place is not None and place.gradient.dtype == like.dtype and place.gradient.is_contiguous()
+        found = place.gradient if place is not None and direct else torch.empty_like(like)
+        run(BACKWARD_WEIGHTS, {name: found} | made_of, adds=place is not None and direct and place.holds)
+        if place is not None and not direct:
+            place.add(found)
+        return found
 
-    if not (wants.w13 or wants.w2):
-        return Gradients(d_x_TD, None, None, d_score_N)
-    if later is None:
-        d_w13, d_w2 = of_weights()
-        return Gradients(d_x_TD, d_w13.to(w13_E2FD.dtype), d_w2.to(w2_EDF.dtype), d_score_N)
-
-    def add(to_13: Tensor | None, to_2: Tensor | None) -> None:
-        for gradient, found in zip((to_13, to_2), of_weights(), strict=True):
-            if gradient is not None:
-                gradient.add_(found)
-
-    later(add)
-    return Gradients(d_x_TD, None, None, d_score_N)
+    # One after the other, so that each has the memory of what is no longer needed.
+    d_w2 = d_w13 = d_x_TD = None
+    if later is not None:
+        later("w2", functools.partial(weight, "d_w2", w2, {"act": act_NF}))
+    elif wants.w2:
+        d_w2 = weight("d_w2", w2, {"act": act_NF}).to(w2_EDF.dtype)
+    del act_NF
+    if wants.x:
+        d_x_TD = torch.empty_like(x_TD)
+        run(BACKWARD_INPUTS, {"d_h": d_h_NG, "d_x": d_x_TD})
+    if later is not None:
+        later("w13", functools.partial(weight, "d_w13", w13, {"d_h": d_h_NG}))
+    elif wants.w13:
+        d_w13 = weight("d_w13", w13, {"d_h": d_h_NG}).to(w13_E2FD.dtype)
+    return Gradients(d_x_TD, d_w13, d_w2, d_score_N)
 
 
 def _ready(
@@ -199,27 +212,7 @@ def check(
             raise GrainlineError(f"{list(score_N.shape)} scores for {list(entries)} entries; each has one.")
 
 
-HALVES = Halves(forward, backward)
-
-
-def expert_mixture(
-    x_TD: Tensor,
-    w13_E2FD: Tensor,
-    w2_EDF: Tensor,
-    score_N: Tensor,
-    unit_N: Tensor,
-    counts_E: Tensor,
-    queue: WeightQueue | None = None,
-) -> Tensor:
-    """See `reference.expert_mixture`."""
-    return HALVES(x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E, queue)
-
-
-def swiglu_experts(
-    rows_ND: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, counts_E: Tensor, queue: WeightQueue | None = None
-) -> Tensor:
-    """See `reference.swiglu_experts`."""
-    return HALVES(rows_ND, w13_E2FD, w2_EDF, None, None, counts_E, queue)
+HALVES = Halves(forward, backward, sinks=True)
 
 
 def expert_mixture_quantized(
@@ -250,5 +243,5 @@ def _by_groups_of_experts(
         some = slice(e, e + EXPERTS_AT_ONCE)
         entries = slice(first, first := first + int(counts_E[some].sum()))
         some_13, some_2 = (each[some].dequantized(x_TD.dtype) for each in (w13, w2))
-        out_TD += expert_mixture(x_TD, some_13, some_2, score_N[entries], unit_N[entries], counts_E[some])
+        out_TD += HALVES.mixture(x_TD, some_13, some_2, score_N[entries], unit_N[entries], counts_E[some])
     return out_TD.to(x_TD.dtype)

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from grainline.kernels.deferred import WeightQueue
 from grainline.kernels.elementwise import add_rows
 from grainline.kernels.mixture import Gradients, Halves, Later, Wants
+from grainline.kernels.sink import Place
 
 BLOCK_VALUES = 1 << 21
 """Adjacent experts are taken together up to so many values of x: few beside all of them, enough for a step to pay."""
@@ -89,6 +89,7 @@ def backward(
     hidden_NG: Tensor,
     wants: Wants,
     later: Later | None = None,
+    spends: bool = False,
 ) -> Gradients:
     """See `mixture.Backward`."""
     d_out_TD = d_out_TD.contiguous()
@@ -120,18 +121,20 @@ def backward(
             _outer(block, d_hidden_RG, x_RD, d_w13_E2FD.flatten(1, 2), d_hidden_RG)
     if later is not None:
 
-        def add(w13_E2FD: Tensor | None, w2_EDF: Tensor | None) -> None:
-            row_RD = x_TD.new_zeros(cut.room, x_TD.shape[1])
+        def make_w2(place: Place) -> None:
+            row_RD, d_w2_EDF = x_TD.new_zeros(cut.room, x_TD.shape[1]), place.summed()
             for block in reversed(cut.blocks):
-                act_RF, d_hidden_RG = all_act_RF[block.start :], all_d_hidden_RG[block.start :]
-                if w2_EDF is not None:
-                    d_out_RD = _gather(d_out_TD, unit_N, block, row_RD)
-                    _outer(block, d_out_RD, act_RF, w2_EDF, act_RF, add=True)
-                if w13_E2FD is not None:
-                    x_RD = _gather(x_TD, unit_N, block, row_RD)
-                    _outer(block, d_hidden_RG, x_RD, w13_E2FD.flatten(1, 2), d_hidden_RG, add=True)
+                act_RF = all_act_RF[block.start :]
+                _outer(block, _gather(d_out_TD, unit_N, block, row_RD), act_RF, d_w2_EDF, act_RF, add=True)
 
-        later(add)
+        def make_w13(place: Place) -> None:
+            row_RD, d_w13_EGD = x_TD.new_zeros(cut.room, x_TD.shape[1]), place.summed().flatten(1, 2)
+            for block in reversed(cut.blocks):
+                d_hidden_RG, x_RD = all_d_hidden_RG[block.start :], _gather(x_TD, unit_N, block, row_RD)
+                _outer(block, d_hidden_RG, x_RD, d_w13_EGD, d_hidden_RG, add=True)
+
+        later("w2", make_w2)
+        later("w13", make_w13)
     return Gradients(d_x_TD, d_w13_E2FD, d_w2_EDF, d_score_N)
 
 
@@ -243,23 +246,3 @@ def row_quantum(rows: int, experts: int, dtype: torch.dtype) -> int:
 
 
 HALVES = Halves(forward, backward)
-
-
-def expert_mixture(
-    x_TD: Tensor,
-    w13_E2FD: Tensor,
-    w2_EDF: Tensor,
-    score_N: Tensor,
-    unit_N: Tensor,
-    counts_E: Tensor,
-    queue: WeightQueue | None = None,
-) -> Tensor:
-    """See `reference.expert_mixture`."""
-    return HALVES(x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E, queue)
-
-
-def swiglu_experts(
-    rows_ND: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, counts_E: Tensor, queue: WeightQueue | None = None
-) -> Tensor:
-    """See `reference.swiglu_experts`."""
-    return HALVES(rows_ND, w13_E2FD, w2_EDF, None, None, counts_E, queue)

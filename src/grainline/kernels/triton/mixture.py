@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from grainline.documents import GrainlineError
-from grainline.kernels.deferred import WeightQueue
 from grainline.kernels.mixture import Gradients, Halves, Later, Wants
 from grainline.kernels.stream.triton import why_not
 from grainline.kernels.triton import launch
@@ -55,6 +54,7 @@ def backward(
     hidden_NG: Tensor,
     wants: Wants,
     later: Later | None = None,
+    spends: bool = False,
 ) -> Gradients:
     """See `mixture.Backward`."""
     d_out_TD, x_TD, counts_E = d_out_TD.contiguous(), x_TD.contiguous(), counts_E.contiguous()
@@ -83,14 +83,8 @@ def backward(
             if unit_N is not None:
                 d_x_TD = launch.add_up(d_x_TD, None, *launch.entries_of_tokens(unit_N, len(x_TD)))
     if later is not None:
-
-        def add(d_w13_E2FD: Tensor | None, d_w2_EDF: Tensor | None) -> None:
-            if d_w2_EDF is not None:
-                d_w2_EDF += outer(d_out_TD, scaled_NF, w2_EDF, "d_w2", True)
-            if d_w13_E2FD is not None:
-                d_w13_E2FD += outer(d_hidden_NG, x_TD, w13_E2FD, "d_w13", False)
-
-        later(add)
+        later("w2", lambda place: place.add(outer(d_out_TD, scaled_NF, w2_EDF, "d_w2", True)))
+        later("w13", lambda place: place.add(outer(d_hidden_NG, x_TD, w13_E2FD, "d_w13", False)))
     return Gradients(d_x_TD, d_w13, d_w2, d_score_N if wants.score and score_N is not None else None)
 
 
@@ -116,23 +110,3 @@ def _as(x: Tensor, weight: Tensor) -> Tensor:
 
 
 HALVES = Halves(forward, backward)
-
-
-def expert_mixture(
-    x_TD: Tensor,
-    w13_E2FD: Tensor,
-    w2_EDF: Tensor,
-    score_N: Tensor,
-    unit_N: Tensor,
-    counts_E: Tensor,
-    queue: WeightQueue | None = None,
-) -> Tensor:
-    """See `reference.expert_mixture`."""
-    return HALVES(x_TD, w13_E2FD, w2_EDF, score_N, unit_N, counts_E, queue)
-
-
-def swiglu_experts(
-    rows_ND: Tensor, w13_E2FD: Tensor, w2_EDF: Tensor, counts_E: Tensor, queue: WeightQueue | None = None
-) -> Tensor:
-    """See `reference.swiglu_experts`."""
-    return HALVES(rows_ND, w13_E2FD, w2_EDF, None, None, counts_E, queue)

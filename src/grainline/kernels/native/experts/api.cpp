@@ -73,13 +73,13 @@ enum Wrong : std::int64_t { NOTHING, COUNTS, UNITS, MEMORY };
 GL_API std::int64_t gl_experts_paths() { return static_cast<std::int64_t>(runnable().size()); }
 GL_API const char *gl_experts_path_name(std::int64_t path) { return runnable()[static_cast<std::size_t>(path)]->name; }
 
-// numbers: tokens, entries, experts, model, hidden, group. tensors: the pointers of Problem, in its order from x on
+// numbers: tokens, entries, experts, model, hidden, group, adds. tensors: the pointers of Problem, in its order from x on
 // (counts where `start` is). executor: null computes on the calling thread. Returns what is wrong.
 GL_API std::int64_t gl_experts_run(void *executor, std::int64_t path, std::int64_t phase, std::int64_t x_dtype,
                                    std::int64_t weight_dtype, const std::int64_t *numbers, void *const *tensors) {
     Problem p{};
     p.tokens = numbers[0], p.entries = numbers[1], p.experts = numbers[2], p.model = numbers[3];
-    p.hidden = numbers[4], p.group = numbers[5];
+    p.hidden = numbers[4], p.group = numbers[5], p.adds = numbers[6] != 0;
     p.x = tensors[0], p.w13 = tensors[1], p.w2 = tensors[2], p.score = static_cast<const float *>(tensors[3]);
     p.unit = static_cast<const i64 *>(tensors[4]);
     const auto *counts = static_cast<const i64 *>(tensors[5]);

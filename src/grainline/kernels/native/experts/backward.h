@@ -68,21 +68,24 @@ void hidden_gradients(Crew &crew, const Problem &p, const Slices &slices) {
     });
 }
 
-// d_h, act, d_score, and d_x from d_h: h's columns are w13's rows.
+// d_h, act and d_score, where act is wanted; and d_x from d_h: h's columns are w13's rows.
 template <class E, class T, class W>
 void backward_inputs(Crew &crew, const Problem &p) {
     const Slices slices(crew, p);
-    hidden_gradients<E, T, W>(crew, p, slices);
+    if (p.act) hidden_gradients<E, T, W>(crew, p, slices);
+    if (!p.d_x) return;
     const Straight<E, W> w13{static_cast<const W *>(p.w13), p.model, 2 * p.hidden};
     scatter_add<E, T>(crew, p, slices, p.d_h, w13, nullptr, p.d_x);
 }
 
-// to [rows, columns] = leftᵀ · right over the entries of one expert, for some rows and columns of it.
+// to [rows, columns] = leftᵀ · right over the entries of one expert, or that more, for some rows and columns of it.
 template <class E, class T, class W>
 void outer(Crew &crew, i64 worker, const Rows<T> &left_of, i64 rows_from, i64 rows, const Rows<T> &right_of,
-           i64 columns_from, i64 columns, W *to, i64 stride) {
+           i64 columns_from, i64 columns, W *to, i64 stride, bool adds) {
+    constexpr i64 N = E::WIDTH;
     const i64 depth = words<E>(left_of.count), left_size = left_words<E>(rows, left_of.count);
     if (depth == 0) {
+        if (adds) return;
         for (i64 r = rows_from; r < rows_from + rows; ++r)
             __builtin_memset(to + r * stride + columns_from, 0, static_cast<std::size_t>(columns) * sizeof(W));
         return;
@@ -96,11 +99,18 @@ void outer(Crew &crew, i64 worker, const Rows<T> &left_of, i64 rows_from, i64 ro
         pack_panels<E>(right_of, columns_from + begin, min(pass, columns - begin), bench.panels, nothing);
         for (i64 c = begin; c < min(columns, begin + pass); c += E::COLUMNS) {
             in_blocks<E>(rows, [&](i64 first, i64 many) {
+                for (i64 r = 0; adds && r < many; ++r)
+                    touch<1>(to + (rows_from + first + r) * stride + columns_from + c, min(E::COLUMNS, columns - c));
                 E::product(many, bench.left + first * STRIDE, left_rows(rows) * STRIDE,
                            bench.panels + (c - begin) * depth, depth, bench.tile, nothing);
-                for (i64 r = 0; r < many; ++r)
-                    store_past<E::WIDTH>(to + (rows_from + first + r) * stride + columns_from + c,
-                                         bench.tile + r * E::COLUMNS, min(E::COLUMNS, columns - c));
+                for (i64 r = 0; r < many; ++r) {
+                    W *at = to + (rows_from + first + r) * stride + columns_from + c;
+                    const float *found = bench.tile + r * E::COLUMNS;
+                    const i64 count = min(E::COLUMNS, columns - c);
+                    if (!adds) store_past<E::WIDTH>(at, found, count);
+                    for (i64 j = 0; adds && j < count; j += N)
+                        store<E::WIDTH>(at + j, load<E::WIDTH>(at + j, count - j) + load<E::WIDTH>(found + j), count - j);
+                }
             });
         }
     }
@@ -116,11 +126,12 @@ void backward_weights(Crew &crew, const Problem &p) {
         const i64 e = index / (2 * chunks), from = index % chunks * width, columns = min(width, D - from);
         const Slice slice{e, p.start[e], p.start[e + 1] - p.start[e]};
         if (index / chunks % 2) {
+            if (!p.d_w2) return;
             outer<E, T, W>(crew, worker, rows_of<T>(p.d_out, D, p, slice), from, columns,
-                           entries_of<T>(p.act, F, slice), 0, F, static_cast<W *>(p.d_w2) + e * D * F, F);
-        } else {
+                           entries_of<T>(p.act, F, slice), 0, F, static_cast<W *>(p.d_w2) + e * D * F, F, p.adds);
+        } else if (p.d_w13) {
             outer<E, T, W>(crew, worker, entries_of<T>(p.d_h, 2 * F, slice), 0, 2 * F, rows_of<T>(p.x, D, p, slice),
-                           from, columns, static_cast<W *>(p.d_w13) + e * 2 * F * D, D);
+                           from, columns, static_cast<W *>(p.d_w13) + e * 2 * F * D, D, p.adds);
         }
     });
 }

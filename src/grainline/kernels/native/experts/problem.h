@@ -42,7 +42,7 @@ struct Problem {
     void *h;             // [N, 2F] gate and up before the nonlinearity; null: not kept
     void *act;           // [N, F] forward: silu(gate) · up; backward: that times the score
     void *out;           // [T, D]
-    // Backward.
+    // Backward. A gradient that is null isn't made; d_h may lie where h does.
     const void *d_out;   // [T, D]
     void *d_h;           // [N, 2F]
     float *d_score;      // [⌈F / HIDDEN_CHUNK⌉, N] parts, to be added up in order
@@ -51,6 +51,7 @@ struct Problem {
     // Quantised weights: codes are where the weights would be, a scale stands for `group` of them along the depth.
     const float *scale13, *scale2;  // [E, 2, F, D' / group], [E, D, F' / group]; D', F': rounded up to 128
     i64 group;
+    bool adds;  // d_w13 and d_w2 are added to
 };
 
 enum Phase : std::int32_t { FORWARD, FORWARD_FEW, BACKWARD_INPUTS, BACKWARD_WEIGHTS, PHASES };

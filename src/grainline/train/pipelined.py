@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from grainline.documents import Recipe
+from grainline.kernels.sink import GradientSink
 from grainline.models.cells import Batch
 from grainline.models.model import Model
 from grainline.models.moe import step_bias
@@ -40,6 +41,7 @@ class Pipelined:
     split: SplitTables | None = None  # where the vocabulary is
     remark: str | None = None  # what a person should know
     gradient_mean: Literal["visits", "all"] = "visits"  # see `documents.plan.Pipeline`
+    sink: GradientSink = field(default_factory=GradientSink)
     _last: StepResult | None = field(default=None, init=False)
 
     def share(self, step: int) -> range:
@@ -50,7 +52,8 @@ class Pipelined:
     def gradients(self, step: int) -> LocalSums:
         """See `work.Work`."""
         parts = list(split(self.share(step), self.training.schedule.microbatches))
-        self._last = result = self.training.step(self._batches(self.train, parts))
+        with self.sink.collecting():
+            self._last = result = self.training.step(self._batches(self.train, parts))
         if self.gradient_mean == "visits" and self.training.shared is not None:
             mean_over_visits(self.training.schedule, self.training.shared)
         moe, layers = self.model.config.moe, len(self.model.config.sparse_layers)

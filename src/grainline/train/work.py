@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from grainline.kernels.sink import GradientSink
 from grainline.models.loss import LossSums
 from grainline.models.model import Model
 from grainline.models.moe import step_bias
@@ -91,6 +93,7 @@ class SharedOut:
     batch_sequences: int
     micro_batch_sequences: int
     is_sharded: bool
+    sink: GradientSink = field(default_factory=GradientSink)
 
     @property
     def model(self) -> Model:
@@ -104,10 +107,12 @@ class SharedOut:
     def gradients(self, step: int) -> LocalSums:
         """See `Work`."""
         found = []
-        for part in micro_batches(self.share(step), self.micro_batch_sequences):
-            objective, sums = self.objective(sequences_of(self.train, part, self.ranks.device))
-            objective.backward()
-            found.append(sums.detached())
+        # FSDP waits for what autograd brings; else nobody looks at a gradient before all are there.
+        with nullcontext() if self.is_sharded else self.sink.collecting():
+            for part in micro_batches(self.share(step), self.micro_batch_sequences):
+                objective, sums = self.objective(sequences_of(self.train, part, self.ranks.device))
+                objective.backward()
+                found.append(sums.detached())
         if not self.is_sharded:
             sum_gradients(self.model.parameters(), self.ranks)
         moe, layers = self.model.config.moe, len(self.model.config.sparse_layers)

@@ -84,7 +84,11 @@ MISTAKES: list[tuple[type[Document], dict[str, Any], str]] = [
     ),
     (ModelConfig, {"eos_token_id": "x"}, "eos_token_id: must be a whole number or must be a list, not 'x'."),
     (Plan, {"layout": {"data_paralel": 2}}, "layout.data_paralel: unknown key. Did you mean 'data_parallel'?"),
-    (Plan, {"optimizer": {}}, "optimizer: unknown key. Known here: execution, layout, pipeline, schema_version."),
+    (
+        Plan,
+        {"optimizer": {}},
+        "optimizer: unknown key. Known here: execution, layout, pipeline, placement, schema_version.",
+    ),
     (
         Cluster,
         {"nodes": [{"name": "n0", "devices": {"A100": 4}}, {"nme": "n1", "name": "n1", "devices": {"A100": 1}}]},
@@ -145,7 +149,7 @@ def test_a_file_of_another_kind_is_told_the_known_keys_once() -> None:
     with pytest.raises(DocumentError) as caught:
         Plan.parse({"xxxx": 1, "yyyy": 2, "layuot": {}})
     assert [problem.split(": ", 1)[1] for problem in caught.value.problems] == [
-        "unknown key. Known here: execution, layout, pipeline, schema_version.",
+        "unknown key. Known here: execution, layout, pipeline, placement, schema_version.",
         "unknown key.",
         "unknown key. Did you mean 'layout'?",
     ]

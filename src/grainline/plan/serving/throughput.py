@@ -10,18 +10,19 @@ f = max(1 − exp(−k), k·I / chunk), and τ = (1 − f) · step(b) + f · ste
 arrival to the first token. It is the rest of a running step, the wait for other prompts (as in an M/D/1 queue, where
 the server's rate is a chunk a step), and the steps of its own prompt.
 
-Objectives are kept by a share of requests (`quantile`), or by the mean. Poisson arrivals make b swing by √b, so the
-share's step is τ at b + z·√b, and memory must hold as many.
+Objectives are kept by a share of requests (`quantile`), or by the mean. How many run at once swings (`crowd`): what
+isn't passed in that share of time must be within the objectives and, where there is one for TTFT, fit into memory, so
+that nobody waits for others to end. Replicas are taken one by one; a router over many of them does better.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Literal
 
 from grainline.documents import GrainlineError
+from grainline.plan.serving.crowd import Crowd
 from grainline.plan.serving.times import Times, chunks_of
 
 Limit = Literal["memory", "TPOT", "TTFT", "sequences"]
@@ -44,11 +45,6 @@ class Objective:
         if self.quantile is not None and not 0 < self.quantile < 1:
             raise GrainlineError(f"a share of {self.quantile:g} of requests: it must lie between 0 and 1.")
 
-    @property
-    def deviations(self) -> float:
-        """z: how many standard deviations of b are allowed for."""
-        return 0.0 if self.quantile is None else max(0.0, NormalDist().inv_cdf(self.quantile))
-
 
 @dataclass(frozen=True)
 class Size:
@@ -68,10 +64,12 @@ class Size:
 class Load:
     """What so many running requests mean."""
 
-    running: float
+    running: float  # on average
+    most_running: float  # at the objective's quantile; infinite where requests would wait for others to end
     rate: float  # requests per second
     tpot_seconds: float
     ttft_seconds: float
+    stable: bool = True  # as many requests end as come
 
 
 @dataclass(frozen=True)
@@ -84,13 +82,23 @@ class Throughput:
     at: Load | None = None
 
 
-def load(times: Times, size: Size, running: float, objective: Objective) -> Load:
-    """TPOT and TTFT with so many running, at the objective's quantile."""
-    many = running + objective.deviations * math.sqrt(running)
+def crowd_of(times: Times, size: Size) -> Crowd:
+    """How many requests of a size run at once, at any rate."""
+    replica = times.replica
+    most = min(replica.most_sequences, int(replica.cache_tokens / replica.held_tokens(size.context)))
+    return Crowd(lambda n: _step(times, size, n).seconds, max(size.output, 2), max(most, 1))
+
+
+def load(times: Times, size: Size, running: float, objective: Objective, crowd: Crowd) -> Load:
+    """TPOT and TTFT with so many running on average, at the objective's quantile."""
     mean = _step(times, size, running)
     rate = running / ((max(size.output, 2) - 1) * mean.seconds)
-    tail = mean if objective.quantile is None else _step(times, size, many)
-    return Load(running, rate, tail.seconds, _first(times, size, tail, mean.chunks, objective.quantile))
+    most, tail = running, mean
+    if objective.quantile is not None and rate > 0:
+        most = crowd.at_most(rate, objective.quantile)
+        tail = _step(times, size, max(most, running) if math.isfinite(most) else crowd.most)
+    first = _first(times, size, tail, mean.chunks, objective.quantile)
+    return Load(running, most, rate, tail.seconds, first if math.isfinite(most) else math.inf, crowd.is_stable(rate))
 
 
 @dataclass(frozen=True)
@@ -142,25 +150,21 @@ def throughput(times: Times, size: Size, objective: Objective) -> Throughput:
     held = replica.held_tokens(size.context)
     if replica.cache_tokens < held:
         return Throughput(0.0, "memory", None)
-    alone = load(times, size, FEWEST, objective)
-    missed = _missed(alone, objective)
+    crowd = crowd_of(times, size)
+    full: Limit = "sequences" if crowd.most == replica.most_sequences else "memory"
+    alone = load(times, size, FEWEST, objective, crowd)
+    missed = _missed(alone, objective, full)
     if missed is not None:
         return Throughput(0.0, missed, alone)
-    most = _most(replica.cache_tokens / held, objective)
-    limit: Limit = "memory"
-    by_sequences = _most(replica.most_sequences, objective)
-    if by_sequences < most:
-        most, limit = by_sequences, "sequences"
-    top = load(times, size, most, objective)
-    missed = _missed(top, objective)
-    if missed is None:
-        return Throughput(top.rate, limit, alone, top)
-    low, high = math.log(FEWEST), math.log(most)
-    found, limit = alone, missed
+    top = load(times, size, crowd.most, objective, crowd)
+    limit = _missed(top, objective, full)
+    if limit is None:
+        return Throughput(top.rate, full, alone, top)
+    low, high, found = math.log(FEWEST), math.log(crowd.most), alone
     for _ in range(STEPS):
         middle = (low + high) / 2
-        at = load(times, size, math.exp(middle), objective)
-        missed = _missed(at, objective)
+        at = load(times, size, math.exp(middle), objective, crowd)
+        missed = _missed(at, objective, full)
         if missed is None:
             low, found = middle, at
         else:
@@ -168,15 +172,10 @@ def throughput(times: Times, size: Size, objective: Objective) -> Throughput:
     return Throughput(found.rate, limit, alone, found)
 
 
-def _missed(at: Load, objective: Objective) -> Limit | None:
+def _missed(at: Load, objective: Objective, full: Limit) -> Limit | None:
+    waits = math.isinf(at.most_running) and objective.ttft_seconds is not None
+    if waits or not at.stable:
+        return full
     if objective.tpot_seconds is not None and at.tpot_seconds > objective.tpot_seconds:
         return "TPOT"
-    limit = objective.ttft_seconds
-    # Without an objective the prompts must still be read as fast as they come.
-    return "TTFT" if at.ttft_seconds > (math.inf if limit is None else limit) or math.isinf(at.ttft_seconds) else None
-
-
-def _most(room: float, objective: Objective) -> float:
-    """b with b + z·√b ≤ room."""
-    z = objective.deviations
-    return max(FEWEST, ((math.sqrt(z * z + 4 * room) - z) / 2) ** 2)
+    return "TTFT" if objective.ttft_seconds is not None and at.ttft_seconds > objective.ttft_seconds else None

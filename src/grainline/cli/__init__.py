@@ -55,6 +55,7 @@ VERBS: dict[str, dict[str, Verb]] = {
         "plan size": Verb("plan_size", "message sizes and shapes of products that a cluster likes, and why"),
         "plan fleet": Verb("plan_fleet", "the cheapest mix of device types that serves a traffic in time"),
         "plan filters": Verb("plan_filters", "rates, quality, power and price of a pipeline of filters"),
+        "plan memory": Verb("plan_memory", "serving a model from small local memories and a pool that devices share"),
         "plan skip": Verb("plan_skip", "a pipeline whose micro-batches skip stages, for slow and unequal links"),
     },
     "Know the machine": {

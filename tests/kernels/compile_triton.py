@@ -23,13 +23,28 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from grainline.kernels.triton import experts_kernel, router_kernel
+from grainline.kernels.triton import experts_kernel, persistent_kernel, router_kernel
 from grainline.kernels.triton.tiles import CANDIDATES, OVER_ROWS, Tile, shared_bytes
 
 SHARED = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
-BFLOAT16 = ("x", "w13", "w2", "hidden", "act", "rows", "weights", "out", "d_out", "d_hidden", "scaled", "left", "right")
+BFLOAT16 = (
+    "x",
+    "w13",
+    "w2",
+    "hidden",
+    "act",
+    "rows",
+    "weights",
+    "out",
+    "d_out",
+    "d_hidden",
+    "scaled",
+    "left",
+    "right",
+    "y",
+)
 TYPES = {
-    **dict.fromkeys(("table", "ends", "order", "offsets"), "*i32"),
+    **dict.fromkeys(("table", "ends", "order", "offsets", "state"), "*i32"),
     **dict.fromkeys(("counts", "unit", "expert_out", "chosen"), "*i64"),
     **dict.fromkeys(("score", "d_score", "logits", "bias", "score_out", "d_logits"), "*fp32"),
     **dict.fromkeys(BFLOAT16, "*bf16"),
@@ -45,6 +60,10 @@ KERNELS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
     "d_rows": (experts_kernel.rows_times_weights, {"GATHERED": False}, ("n_stride",)),
 }
 """Tuned kernel → function, constants beside the tile's, strides that are 1."""
+PERSISTENT = {
+    "persistent": (persistent_kernel.expert_layer, {"EXPERTS": 128, "TOKENS": 16, "ENTRIES": 8}, ()),
+}
+"""Takes the tile of "up"."""
 
 ROUTER = {"SCORING": 1, "EXPERTS": 128, "BLOCK": 32, "WIDE": tl.float32}
 OTHERS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
@@ -57,7 +76,7 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
 
 
 def compiled(name: str, arch: int, tile: Tile | None) -> dict[str, Any]:
-    function, constants, ones = (KERNELS | OTHERS)[name]
+    function, constants, ones = (KERNELS | PERSISTENT | OTHERS)[name]
     options: dict[str, int] = {}
     if tile is not None:
         sizes = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth, "GROUP": tile.group}
@@ -79,7 +98,7 @@ def compiled(name: str, arch: int, tile: Tile | None) -> dict[str, Any]:
         "arch": arch,
         "tile": str(tile),
         "shared_bytes": kernel.metadata.shared,
-        "bound_bytes": shared_bytes(name, tile, 2) if tile else 0,
+        "bound_bytes": shared_bytes("up" if name in PERSISTENT else name, tile, 2) if tile else 0,
         "registers": int(re.findall(r"Used (\d+) registers", said)[0]),
         "spilled_bytes": int(re.findall(r"(\d+) bytes spill stores", said)[0]),
         "matrix_instructions": len(re.findall(r"wgmma\.mma_async|mma\.sync|tcgen05\.mma", code)),
@@ -107,7 +126,9 @@ def main() -> None:
         for name, candidates in CANDIDATES.items():
             fitting = [tile for tile in candidates if shared_bytes(name, tile, 2) <= SHARED[arch]]
             few = [fitting[0], Tile(16, 64, 64, warps=4)] if name not in OVER_ROWS else fitting[:1]
-            found += [compiled(name, arch, tile) for tile in (fitting if everything else few)]
+            tiles = fitting if everything else few
+            found += [compiled(name, arch, tile) for tile in tiles]
+            found += [compiled("persistent", arch, tile) for tile in tiles if name == "up"]
         found += [compiled(name, arch, None) for name in OTHERS]
     print(json.dumps(found, indent=1))
 

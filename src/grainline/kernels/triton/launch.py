@@ -56,7 +56,7 @@ def up(
             table.shape[1],
             GATHERED=unit_N is not None,
             KEPT=keep,
-            **_constants(x_TD, tile),
+            **constants(x_TD, tile),
         )
     return hidden_NG, act_NF
 
@@ -82,7 +82,7 @@ def rows_times_weights(
             *weights_EKN.stride(),
             table.shape[1],
             GATHERED=unit_N is not None,
-            **_constants(rows_NK, tile),
+            **constants(rows_NK, tile),
         )
     return out
 
@@ -121,7 +121,7 @@ def activation_backward(
             table.shape[1],
             GATHERED=unit_N is not None,
             SCORED=score_N is not None,
-            **_constants(hidden_NG, tile),
+            **constants(hidden_NG, tile),
         )
     return d_hidden_NG, scaled_NF, parts_CN.sum(0).to(hidden_NG.dtype if score_N is None else score_N.dtype)
 
@@ -152,7 +152,7 @@ def outer_products(
         R,
         LEFT_GATHERED=left_unit_N is not None,
         RIGHT_GATHERED=right_unit_N is not None,
-        **_constants(left, tile),
+        **constants(left, tile),
     )
     return out_ELR
 
@@ -204,7 +204,8 @@ def _precision(x: Tensor) -> str:
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
-def _constants(x: Tensor, tile: Tile) -> dict[str, object]:
+def constants(x: Tensor, tile: Tile) -> dict[str, object]:
+    """What every kernel over tiles is told of its tile, besides sizes."""
     return {
         "ROWS": tile.rows,
         "COLUMNS": tile.columns,

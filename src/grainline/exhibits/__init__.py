@@ -9,6 +9,7 @@ EXHIBITS: dict[str, str] = {
     "ling2": "ling2",
     "ling2-pipeline": "ling2_pipeline",
     "megatron-ptdp": "megatron_ptdp",
+    "melange": "melange",
     "modern-cpp": "modern_cpp",
     "moe-plus-plus": "moe_plus_plus",
     "quickstart": "quickstart",

@@ -30,6 +30,7 @@ from grainline.kernels import (
 from grainline.kernels.coded import CodedWeights
 from grainline.kernels.deferred import WeightQueue
 from grainline.kernels.triton import mixture as triton
+from grainline.kernels.triton import persistent
 from grainline.kernels.triton import router as triton_router
 from grainline.kernels.triton import token_rounding as triton_rounding
 
@@ -62,6 +63,7 @@ BACKENDS: dict[str, dict[str, Op]] = {
         "native": native_experts.HALVES.mixture,
         "grouped": grouped.HALVES.mixture,
         "triton": triton.HALVES.mixture,
+        "persistent": persistent.expert_mixture,
     },
     "expert_mixture_quantized": {
         "reference": reference.expert_mixture_quantized,

@@ -97,7 +97,7 @@ def published(problem):
 
 
 @pytest.mark.parametrize("slices", [1, 2, 4, 8])
-def test_the_repositorys_toy(slices):
+def test_the_repositorys_toy(slices) -> None:
     fleet = cheapest(replace(TOY, slices=slices))
     assert fleet.counts == (5, 0)
     assert fleet.cost == pytest.approx(5.05)
@@ -110,7 +110,7 @@ def test_the_repositorys_toy(slices):
 
 @settings(max_examples=60, deadline=None)
 @given(problems(most_buckets=3))
-def test_the_choice_is_the_best_of_all(problem):
+def test_the_choice_is_the_best_of_all(problem) -> None:
     fleet = cheapest(problem)
     assert wrong(fleet) == []
     assert fleet.cost == pytest.approx(exhausted(problem), rel=1e-5)
@@ -118,13 +118,13 @@ def test_the_choice_is_the_best_of_all(problem):
 
 @settings(max_examples=30, deadline=None)
 @given(problems())
-def test_counting_slices_is_the_published_program(problem):
+def test_counting_slices_is_the_published_program(problem) -> None:
     assert cheapest(problem).cost == pytest.approx(published(problem), rel=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
 @given(problems())
-def test_order_of_bound_choice_and_baselines(problem):
+def test_order_of_bound_choice_and_baselines(problem) -> None:
     cost = cheapest(problem).cost
     assert lower_bound(problem) <= cost * (1 + 1e-6)
     assert all(one is None or cost <= one.cost * (1 + 1e-6) for one in single_types(problem))
@@ -136,7 +136,7 @@ def test_order_of_bound_choice_and_baselines(problem):
 
 @settings(max_examples=40, deadline=None)
 @given(problems(), st.floats(1.05, 4))
-def test_more_traffic_never_costs_less_and_more_choice_never_more(problem, factor):
+def test_more_traffic_never_costs_less_and_more_choice_never_more(problem, factor) -> None:
     cost = cheapest(problem).cost
     more = replace(problem, rates=tuple(rate * factor for rate in problem.rates))
     assert cheapest(more).cost >= cost * (1 - 1e-6)
@@ -151,7 +151,7 @@ def test_more_traffic_never_costs_less_and_more_choice_never_more(problem, facto
 
 @settings(max_examples=25, deadline=None)
 @given(problems(most_buckets=3), st.integers(0, 3))
-def test_stock_is_kept_or_the_shortfall_told(problem, stock):
+def test_stock_is_kept_or_the_shortfall_told(problem, stock) -> None:
     limited = replace(problem, stock=(stock, *(None for _ in problem.names[1:])))
     best = exhausted(limited)
     if math.isinf(best):
@@ -164,24 +164,24 @@ def test_stock_is_kept_or_the_shortfall_told(problem, stock):
         assert fleet.cost == pytest.approx(best, rel=1e-5)
 
 
-def test_spares_are_bought_whatever_the_load():
+def test_spares_are_bought_whatever_the_load() -> None:
     fleet = cheapest(replace(TOY, least=(0, 1)))
     assert fleet.counts[1] >= 1
     assert fleet.cost > 5.05
 
 
-def test_a_ceiling_needs_more_devices():
+def test_a_ceiling_needs_more_devices() -> None:
     assert cheapest(replace(TOY, ceiling=0.5)).cost > cheapest(TOY).cost
 
 
-def test_a_load_of_two_and_a_rounding_error_needs_two():
+def test_a_load_of_two_and_a_rounding_error_needs_two() -> None:
     assert rounded_up(2.0000000001) == 2
     assert rounded_up(2.01) == 3
     third = Problem(("a",), (1.0,), (0.1, 0.2, 1.7), ((1.0, 1.0, 1.0),), slices=3, ceiling=1.0)
     assert cheapest(third).counts == (2,)
 
 
-def test_the_checker_finds_what_is_wrong():
+def test_the_checker_finds_what_is_wrong() -> None:
     fleet = cheapest(TOY)
     assert "A10G: a load of" in wrong(replace(fleet, counts=(4, 0)))[0]
     assert "bucket 0 has" in wrong(replace(fleet, slices=((7, 0), *fleet.slices[1:])))[0]
@@ -202,11 +202,11 @@ def test_the_checker_finds_what_is_wrong():
         ({"stock": (1, None), "least": (2, 0)}, "at least 2"),
     ],
 )
-def test_bad_input_is_named(change, message):
+def test_bad_input_is_named(change, message) -> None:
     with pytest.raises(GrainlineError, match=message):
         replace(TOY, **change)
 
 
-def test_a_bucket_that_nobody_serves():
+def test_a_bucket_that_nobody_serves() -> None:
     with pytest.raises(GrainlineError, match="no type can serve bucket 1"):
         cheapest(replace(TOY, throughput=((5, 0, 10, 5), (20, 0, 50, 20))))

@@ -30,7 +30,7 @@ CHAT = Traffic.parse({"rate": 4, "mix": [{"preset": "chat"}]})
 OBJECTIVE = Objective(0.12, 2.0)
 
 
-def test_one_request_alone_takes_its_steps():
+def test_one_request_alone_takes_its_steps() -> None:
     """Prompt in two chunks, then one step a token: added up by hand."""
     times = Times(listed_replica("A100-80", LLAMA))
     engine, request = Engine(times), Served(1.0, 0, Size(3000, 5))
@@ -44,7 +44,7 @@ def test_one_request_alone_takes_its_steps():
     assert engine.load == 0
 
 
-def test_a_cached_prompt_is_read_sooner():
+def test_a_cached_prompt_is_read_sooner() -> None:
     times = Times(listed_replica("A100-80", LLAMA))
     firsts = []
     for cached in (0, 1500):
@@ -55,7 +55,7 @@ def test_a_cached_prompt_is_read_sooner():
     assert firsts[1] < 0.5 * firsts[0]
 
 
-def test_memory_is_never_passed_and_all_are_served():
+def test_memory_is_never_passed_and_all_are_served() -> None:
     times = Times(listed_replica("A10G", LLAMA))
     engine = Engine(times)
     requests = [Served(0.01 * i, 0, Size(2000, 50)) for i in range(40)]
@@ -73,7 +73,7 @@ def test_memory_is_never_passed_and_all_are_served():
 
 @pytest.mark.parametrize("name", ["A10G", "A100-80"])
 @pytest.mark.parametrize("size", [Size(100, 100), Size(1000, 200)])
-def test_throughput_keeps_the_objective_in_the_simulator_and_not_much_more_does(name, size):
+def test_throughput_keeps_the_objective_in_the_simulator_and_not_much_more_does(name, size) -> None:
     """The closed form's rate keeps nearly all within; well above it TTFT or TPOT break down."""
     kind = listed_types((name,), LLAMA)[0]
     objective = Objective(0.08, 1.5)
@@ -90,7 +90,7 @@ def test_throughput_keeps_the_objective_in_the_simulator_and_not_much_more_does(
     assert shares[1] < 0.6
 
 
-def test_a_tighter_objective_or_a_longer_request_never_serves_more():
+def test_a_tighter_objective_or_a_longer_request_never_serves_more() -> None:
     times = Times(listed_replica("A100-80", LLAMA))
     rates = [throughput(times, Size(500, 200), Objective(ms / 1e3)).requests_per_second for ms in (15, 25, 50, 200)]
     assert rates == sorted(rates)
@@ -100,7 +100,7 @@ def test_a_tighter_objective_or_a_longer_request_never_serves_more():
     assert tail.requests_per_second < mean.requests_per_second
 
 
-def test_limits_are_named():
+def test_limits_are_named() -> None:
     small = Times(listed_replica("A10G", LLAMA))
     assert throughput(small, Size(20_000, 100), Objective(1.0)).limit == "memory"
     assert throughput(small, Size(100, 100), Objective(0.01)).limit == "TPOT"
@@ -108,7 +108,7 @@ def test_limits_are_named():
     assert throughput(small, Size(4000, 100), Objective(1.0, 0.1)).requests_per_second == 0
 
 
-def test_the_reason_and_the_remedy_of_traffic_that_nobody_can_serve():
+def test_the_reason_and_the_remedy_of_traffic_that_nobody_can_serve() -> None:
     profile = profiled(listed_types(("A10G", "A100-80"), LLAMA), CHAT, Objective(0.005, 2.0))
     with pytest.raises(GrainlineError) as caught:
         choose(profile, problem_of(profile, 4))
@@ -119,7 +119,7 @@ def test_the_reason_and_the_remedy_of_traffic_that_nobody_can_serve():
     assert choose(again, problem_of(again, 4)).fleet.cost > 0
 
 
-def test_memory_that_lacks_is_told():
+def test_memory_that_lacks_is_told() -> None:
     documents = Traffic.parse({"rate": 1, "input_edges": [30000], "output_edges": [100], "shares": [[1.0]]})
     profile = profiled(listed_types(("A10G",), LLAMA), documents, OBJECTIVE)
     with pytest.raises(GrainlineError, match="A10G lacks memory") as caught:
@@ -127,7 +127,7 @@ def test_memory_that_lacks_is_told():
     assert "Add a type with more memory" in str(caught.value)
 
 
-def test_the_choice_is_kept_as_a_file_that_a_router_reads(tmp_path: Path):
+def test_the_choice_is_kept_as_a_file_that_a_router_reads(tmp_path: Path) -> None:
     types = listed_types(("A10G", "A100-80", "2xA10G"), LLAMA)
     profile = profiled(types, CHAT, OBJECTIVE)
     chosen = choose(profile, problem_of(profile, 4))
@@ -139,7 +139,7 @@ def test_the_choice_is_kept_as_a_file_that_a_router_reads(tmp_path: Path):
         plan.shares_of(99999, 1)
 
 
-def test_requests_within_the_objective_and_the_shares_that_were_planned():
+def test_requests_within_the_objective_and_the_shares_that_were_planned() -> None:
     profile = profiled(listed_types(("A10G", "A100-80"), LLAMA), CHAT, OBJECTIVE)
     chosen = choose(profile, problem_of(profile, 6))
     played = play(profile, chosen.fleet, requests=1200)
@@ -151,14 +151,14 @@ def test_requests_within_the_objective_and_the_shares_that_were_planned():
     assert play(profile, crowded, requests=1200).within < 0.9
 
 
-def test_power_in_place_of_price():
+def test_power_in_place_of_price() -> None:
     types = listed_types(("L4", "H100"), LLAMA)
     profile = profiled(types, CHAT, OBJECTIVE)
     watts = problem_of(profile, 4, minimise="power")
     assert watts.prices == (72, 700)
 
 
-def test_prices_by_name_are_checked():
+def test_prices_by_name_are_checked() -> None:
     assert by_name("price", {"a100": 2.0}, ("A100-80", "A10G")) == {"A100-80": 2.0}
     assert by_name("price", {"2xa100": 2.0}, ("2xA100-80",)) == {"2xA100-80": 2.0}
     with pytest.raises(GrainlineError, match="no such type"):
@@ -172,7 +172,7 @@ def test_prices_by_name_are_checked():
         problem_of(profile, 4, prices={"H200": 4}, stock={"H200": 1.5})
 
 
-def test_sweeps_pass_through_the_choice():
+def test_sweeps_pass_through_the_choice() -> None:
     profile = profiled(listed_types(("A10G", "A100-80"), LLAMA), CHAT, OBJECTIVE)
     problem = problem_of(profile, 4)
     cost = choose(profile, problem).fleet.cost
@@ -198,7 +198,7 @@ TWO_BY_TWO = Traffic.parse(
 )
 
 
-def test_a_measured_profile_gives_the_toys_answer():
+def test_a_measured_profile_gives_the_toys_answer() -> None:
     measured = ServingProfile.parse(MEASURED)
     profile = measured.of(TWO_BY_TWO, Objective(0.12), "toy")
     chosen = choose(profile, problem_of(profile, 16, ceiling=1.0))
@@ -207,7 +207,7 @@ def test_a_measured_profile_gives_the_toys_answer():
         play(profile, chosen.fleet)
 
 
-def test_a_measured_profile_of_something_else_is_refused():
+def test_a_measured_profile_of_something_else_is_refused() -> None:
     measured = ServingProfile.parse(MEASURED)
     with pytest.raises(GrainlineError, match=r"tpot_seconds 0.12, and 0.04 is asked for"):
         measured.of(TWO_BY_TWO, Objective(0.04), "toy")
@@ -221,6 +221,6 @@ def test_a_measured_profile_of_something_else_is_refused():
 
 
 @pytest.mark.parametrize("objective", [(-1.0, None), (0.1, 0.0), (math.inf, None)])
-def test_objectives_are_positive(objective):
+def test_objectives_are_positive(objective) -> None:
     with pytest.raises(GrainlineError, match="must be positive"):
         Objective(*objective)

@@ -30,14 +30,14 @@ LATENT = DENSE.model_copy(
 )
 
 
-def test_product_counts_what_a_loop_counts():
+def test_product_counts_what_a_loop_counts() -> None:
     op = ops.product(3, 5, 7, "bfloat16", "int8")
     flops = sum(2 for _ in range(3) for _ in range(5) for _ in range(7))
     assert op.flops == flops
     assert op.bytes == 5 * 7 * 1 + 3 * 7 * 2 + 3 * 5 * 2
 
 
-def test_prefill_counts_causal_pairs_of_whole_tiles():
+def test_prefill_counts_causal_pairs_of_whole_tiles() -> None:
     # Each of 300 new tokens sees those before it; tiles of 128 on the diagonal are computed whole, about.
     op = ops.prefill(2, 300, 100, 4, 2, 16, 16, "bfloat16", "bfloat16")
     pairs = sum(100 + i + 1 for i in range(300))
@@ -46,19 +46,19 @@ def test_prefill_counts_causal_pairs_of_whole_tiles():
     assert op.tiles == 2 * 4 * 3
 
 
-def test_decode_reads_the_cache_once_for_each_group_of_heads():
+def test_decode_reads_the_cache_once_for_each_group_of_heads() -> None:
     op = ops.decode(6, 1000, 8, 2, 32, 32, "bfloat16", "float8")
     assert op.bytes == 6 * (2 * 64 * 1000 * 1 + 8 * 64 * 2)
     assert op.flops == 2 * 6 * 8 * 64 * 1000
     assert ops.decode(6, 1000, 8, 2, 32, 32, "bfloat16", "float8", window=100).flops == op.flops / 10
 
 
-def test_latent_attention_reads_keys_and_values_as_one():
+def test_latent_attention_reads_keys_and_values_as_one() -> None:
     op = ops.decode(1, 100, 8, 1, 80, 64, "bfloat16", "bfloat16", latent=True)
     assert op.bytes == 80 * 100 * 2 + 8 * (80 + 64) * 2
 
 
-def test_experts_touch_as_many_as_tokens_choose():
+def test_experts_touch_as_many_as_tokens_choose() -> None:
     draw = random.Random(0)
     seen = [len({e for _ in range(5) for e in draw.sample(range(16), 4)}) for _ in range(4000)]
     op = ops.experts(5, 256, 64, 16, 4, "bfloat16", "bfloat16")
@@ -70,7 +70,7 @@ def test_experts_touch_as_many_as_tokens_choose():
 
 
 @pytest.mark.parametrize("config", [DENSE, SPARSE, LATENT])
-def test_a_steps_products_are_the_models_flops(config):
+def test_a_steps_products_are_the_models_flops(config) -> None:
     """A prompt of n tokens, op by op, against `models.count` (tiles and padded rows aside, a few per cent)."""
     n = 512
     replica = listed_replica("H100", config)
@@ -82,7 +82,7 @@ def test_a_steps_products_are_the_models_flops(config):
     assert found > 0.95 * expected
 
 
-def test_tensor_parallelism_splits_the_work_and_adds_messages():
+def test_tensor_parallelism_splits_the_work_and_adds_messages() -> None:
     one, four = (listed_replica(name, DENSE) for name in ("A100-80", "4xA100-80"))
     alone = step_ops(one, 8, 100)
     shared = step_ops(four, 8, 100)
@@ -93,7 +93,7 @@ def test_tensor_parallelism_splits_the_work_and_adds_messages():
     assert not any(op.family == "all-reduce" for op, _ in alone)
 
 
-def test_memory_of_a_replica():
+def test_memory_of_a_replica() -> None:
     plain = listed_replica("A100-80", DENSE)
     assert plain.weight_bytes == weight_bytes(DENSE)
     tables = 2 * DENSE.vocab_size * DENSE.hidden_size
@@ -106,7 +106,7 @@ def test_memory_of_a_replica():
     assert listed_replica("2xA100-80", LATENT).cache_bytes_per_token == 3 * (64 + 16) * 2
 
 
-def test_table_of_times_agrees_with_ops():
+def test_table_of_times_agrees_with_ops() -> None:
     times = Times(listed_replica("A10G", SPARSE))
     for b, context, chunks in (
         (1, 30, ()),
@@ -118,14 +118,14 @@ def test_table_of_times_agrees_with_ops():
     assert times.step(0, 0) == 0
 
 
-def test_a_memory_bound_product_takes_its_weights_time():
+def test_a_memory_bound_product_takes_its_weights_time() -> None:
     speed = listed_speed("A100-80")
     op = ops.product(1, 16384, 16384, "bfloat16", "bfloat16")
     reached = speed.reached["product"]
     assert speed.seconds(op) == pytest.approx(reached.start_seconds + op.bytes / (2039e9 * reached.memory))
 
 
-def test_a_ring_carries_large_messages_and_one_shot_small_ones():
+def test_a_ring_carries_large_messages_and_one_shot_small_ones() -> None:
     speed = listed_speed("H100", 8)
     reached = speed.reached["all-reduce"]
     rate = 450e9 * reached.memory
@@ -134,7 +134,7 @@ def test_a_ring_carries_large_messages_and_one_shot_small_ones():
     assert speed.seconds(small) == pytest.approx(reached.start_seconds + 7 * 1024 / rate)
 
 
-def test_links_by_the_catalogue():
+def test_links_by_the_catalogue() -> None:
     from grainline.hardware.catalogue import catalogue
 
     assert link_rate(catalogue().device("H100"), 8) == 450e9
@@ -143,30 +143,30 @@ def test_links_by_the_catalogue():
     assert link_rate(catalogue().device("RTX A6000"), 4) == 31.5e9 / 2  # bridges join two
 
 
-def test_more_of_anything_takes_no_less_time():
+def test_more_of_anything_takes_no_less_time() -> None:
     times = Times(listed_replica("H100", SPARSE))
     for wider in (2, 8, 64):
         assert times.step(wider, 100) >= times.step(wider // 2, 100)
         assert times.step(wider, 200) >= times.step(wider, 100)
 
 
-def test_chunks_cover_a_prompt():
+def test_chunks_cover_a_prompt() -> None:
     chunks = chunks_of(5000, 100, 2048)
     assert [(c.new, c.past) for c in chunks] == [(2048, 100), (2048, 2148), (904, 4196)]
 
 
 @pytest.mark.parametrize("name", ["3xA100-80", "0xH100"])
-def test_groups_are_powers_of_two(name):
+def test_groups_are_powers_of_two(name) -> None:
     with pytest.raises(GrainlineError, match="groups are of 1, 2, 4"):
         group_of(name)
 
 
-def test_heads_must_split():
+def test_heads_must_split() -> None:
     with pytest.raises(GrainlineError, match="8 attention heads don't split over 16"):
         listed_replica("16xH100", DENSE)
 
 
-def test_a_device_without_a_rate_is_named():
+def test_a_device_without_a_rate_is_named() -> None:
     with pytest.raises(GrainlineError, match="weights in 'float7': known are"):
         listed_replica("A100-80", DENSE, weights="float7")
 
@@ -176,7 +176,7 @@ def truth(op):
     return 7e-6 + op.flops / 90e12 + op.bytes / 1.1e12 + 2e-6 * math.log2(op.sizes[0] + 1) * (1 + 300 / op.sizes[2])
 
 
-def test_calibration_learns_what_the_roofline_misses():
+def test_calibration_learns_what_the_roofline_misses() -> None:
     draw = random.Random(1)
 
     def some(count):
@@ -191,7 +191,7 @@ def test_calibration_learns_what_the_roofline_misses():
     assert after.source == "calibrated"
 
 
-def test_calibration_meets_its_own_samples_and_leaves_other_kinds():
+def test_calibration_meets_its_own_samples_and_leaves_other_kinds() -> None:
     speed = listed_speed("A100-80")
     op = ops.decode(4, 100, 8, 8, 64, 64, "bfloat16", "bfloat16")
     other = ops.product(4, 128, 128, "bfloat16", "bfloat16")
@@ -200,6 +200,6 @@ def test_calibration_meets_its_own_samples_and_leaves_other_kinds():
     assert after.seconds(other) == speed.seconds(other)
 
 
-def test_calibration_refuses_what_is_no_time():
+def test_calibration_refuses_what_is_no_time() -> None:
     with pytest.raises(GrainlineError, match="not a time"):
         calibrated(listed_speed("H100"), [Sample(ops.move(100.0), 0.0)])

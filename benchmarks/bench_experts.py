@@ -16,6 +16,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,7 @@ def few(shape: str, kind: str, tokens: int, rounds: int) -> dict[str, Any]:
 def copied(weights: Tensor | CodedWeights) -> Tensor | CodedWeights:
     if isinstance(weights, Tensor):
         return weights.clone()
-    return CodedWeights(weights.codes.clone(), weights.scale.clone(), weights.bits, weights.group, weights.depth)
+    return replace(weights, codes=weights.codes.clone(), scale=weights.scale.clone())
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ PATH = "GRAINLINE_EXPERT_PATH"
 FORWARD, FORWARD_FEW, BACKWARD_INPUTS, BACKWARD_WEIGHTS = range(4)
 HIDDEN_CHUNK = 256
 """As in native/experts/problem.h: a score's gradient comes in a part for each so many hidden columns."""
-FEW_ROWS = {torch.float32: 8, torch.bfloat16: 1}
+FEW_ROWS = {torch.float32: 8, torch.bfloat16: 4}
 """Up to so many entries per expert that has any, each weight is read as it lies, without panels. By dtype of x."""
 FEW_CODED_ROWS = 8
 """The same where weights are codes."""

@@ -19,9 +19,10 @@ namespace gl::experts {
 namespace {
 
 #ifdef __x86_64__
-bool has_bf16() {
+bool has_bf16_and_vnni() {
     unsigned a = 0, b = 0, c = 0, d = 0;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a >> 5 & 1)) return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c >> 11 & 1);
 }
 
 // Tiles are there, the system saves them, and lets this process use them (Linux: on demand).
@@ -51,7 +52,7 @@ const std::vector<const Path *> &runnable() {
                                  __builtin_cpu_supports("avx512dq") != 0, __builtin_cpu_supports("avx512vl") != 0})
             if (!there) return paths;
         paths.push_back(&AVX512);
-        if (!has_bf16()) return paths;
+        if (!has_bf16_and_vnni()) return paths;
         paths.push_back(&AVX512_BF16);
         if (has_amx()) paths.push_back(&AMX);
 #endif

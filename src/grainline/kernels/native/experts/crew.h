@@ -75,9 +75,15 @@ public:
         if (failed) throw std::bad_alloc();
     }
 
+    void pause(i64 n) const override {
+        if (n >= SPINS) std::this_thread::yield();
+    }
+
     void *scratch(i64 worker, i64 bytes) override { return scratch_.get(worker, bytes); }
 
 private:
+    static constexpr i64 SPINS = 1000;
+
     BlockExecutor *executor_;
     Scratch &scratch_;
 };

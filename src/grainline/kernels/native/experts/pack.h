@@ -111,10 +111,11 @@ void pack_panels(const Rows<T> &rows, i64 first, i64 count, u32 *panels, Ahead &
     const i64 many = words<E>(rows.count);
     constexpr i64 N = E::WIDTH;
     for (i64 k = 0; k < many; ++k) {
-        if (k % STEP == 0) ahead.step();
-        for (i64 c = 0; c < up_to(count, E::COLUMNS); c += N)
+        for (i64 c = 0; c < up_to(count, E::COLUMNS); c += N) {
+            if (k % STEP == 0 && c % E::COLUMNS == 0) ahead.step();
             store_as(panels + (c / E::COLUMNS * many + k) * E::COLUMNS + c % E::COLUMNS,
                      across<E>(rows, k, first + c, count - c));
+        }
     }
 }
 

@@ -20,8 +20,8 @@ constexpr Path path(const char *name) {
         GL_PHASES(F, float, float),
         GL_PHASES(B, bf16, bf16),
         GL_PHASES(B, bf16, float),
-        {{forward_coded<N, float, Bytes>, forward_coded<N, float, Nibbles>},
-         {forward_coded<N, bf16, Bytes>, forward_coded<N, bf16, Nibbles>}},
+        {{forward_coded<N, float, BestCodes<N, 8>>, forward_coded<N, float, BestCodes<N, 4>>},
+         {forward_coded<N, bf16, BestCodes<N, 8>>, forward_coded<N, bf16, BestCodes<N, 4>>}},
     };
 }
 

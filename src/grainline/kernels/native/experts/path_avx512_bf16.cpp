@@ -1,5 +1,5 @@
 // compile with: -ffp-contract=fast
-// on x86_64 with: -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mfma -mprefer-vector-width=512
+// on x86_64 with: -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mavx512vnni -mfma -mprefer-vector-width=512
 #ifdef __x86_64__
 #include "path.h"
 

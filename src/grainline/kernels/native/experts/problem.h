@@ -16,6 +16,8 @@ struct Crew {
     virtual i64 workers() const = 0;
     // Calls task(context, i, worker) for every i in [0, tasks), in whatever order; returns when all are done.
     virtual void run(i64 tasks, Task task, const void *context) = 0;
+    // What a worker does that waits for another, for the n-th time.
+    virtual void pause(i64 n) const = 0;
     // Memory of a worker (or of the caller: `workers()`), aligned to 64 bytes; it lasts until it is asked for again.
     virtual void *scratch(i64 worker, i64 bytes) = 0;
 

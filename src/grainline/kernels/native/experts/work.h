@@ -7,8 +7,8 @@ namespace gl::experts {
 namespace {
 
 constexpr i64 ROW_BLOCK = 384;           // rows whose left stays in the second-level cache
-constexpr i64 PANEL_WORDS = 128 * 1024;  // panels that are made together stay there beside it
-constexpr i64 TASKS_EACH = 4;            // tasks per worker at least, so that none waits for long
+constexpr i64 PANEL_WORDS = 256 * 1024;  // panels that are made together: long pieces of a weight's rows at a time
+constexpr i64 TASKS_EACH = 2;            // tasks per worker at least, so that none waits for long
 
 struct Slice {
     i64 expert, first, count;  // entries of one expert
@@ -86,11 +86,11 @@ inline void touch(const T *at, i64 columns) {
     for (i64 i = 0; i < columns * static_cast<i64>(sizeof(T)); i += 64) __builtin_prefetch(from + i, Write);
 }
 
-// STEPs of the products of `rows` rows and `columns` columns, and of making the panels.
+// STEPs of the products of `rows` rows and `columns` columns, and of making the panels, by halves at most.
 template <class E>
 i64 steps(i64 rows, i64 columns, i64 depth) {
     const i64 blocks = (rows + E::MAX_ROWS - 1) / E::MAX_ROWS, panels = (columns + E::COLUMNS - 1) / E::COLUMNS;
-    return (blocks * panels + 1) * ((depth + STEP - 1) / STEP);
+    return (blocks + 2) * panels * ((depth + STEP - 1) / STEP);
 }
 
 // A weight whose rows are the panel's columns: [E, columns, depth].

@@ -40,7 +40,9 @@ def test_a_peak_is_at_least_what_is_kept_and_returned() -> None:
     returned = 2 * (3 * layer.E * layer.n * layer.D + 2 * layer.T * layer.D)  # gradients and the output
     kept = 4 * layer.T * layer.K * layer.n
     ours, theirs = peak_bytes(layer, OURS), peak_bytes(layer, PEERS[0])
-    assert returned + kept < ours < theirs
+    assert returned + kept <= ours.allocated < 1.1 * (returned + kept)  # the backward has little beside what it makes
+    assert ours.allocated < theirs.allocated
+    assert returned + kept < ours.resident < theirs.resident
 
 
 def test_trained_models_differ_in_rounding_alone(tmp_path: Path) -> None:

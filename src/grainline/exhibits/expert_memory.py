@@ -1,4 +1,4 @@
-"""What an expert layer keeps and needs at most: bytes that autograd holds, and the peak of a process.
+"""What an expert layer keeps and needs at most: bytes that autograd holds, and the peaks of tensors and of a process.
 
 Run as a module it is one measurement in a process of its own, so that no other leaves anything behind.
 """
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,14 @@ class Layer:
     def least_bytes(self) -> int:
         """Per token in bfloat16, kept by the algorithm: x, gate and up (section 3.2), without lists."""
         return 2 * self.D + 4 * self.K * self.n
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Of one forward and backward, beyond inputs and weights."""
+
+    allocated: int  # bytes of tensors at most, by PyTorch's allocator: to the byte, alike in every run
+    resident: int  # bytes that the process holds at most (VmHWM), with what kernels take for themselves
 
 
 def kept_bytes(layer: Layer, backend: str) -> float:
@@ -89,11 +98,8 @@ def _drawn(layer: Layer) -> tuple[Tensor, list[Tensor], Tensor, Tensor, Tensor]:
     return tensor(layer.T, layer.D), weights, score_N, order_N // layer.K, counts_E
 
 
-def peak_bytes(layer: Layer, implementation: str) -> int:
-    """Of forward and backward of transformers' Qwen3-MoE experts in bfloat16, beyond inputs and weights.
-
-    Weights' gradients are part of it. It is what the process holds at most (VmHWM) less what it held before.
-    """
+def peak_bytes(layer: Layer, implementation: str) -> Peak:
+    """Of forward and backward of transformers' Qwen3-MoE experts in bfloat16, weights' gradients included."""
     if not Path("/proc/self/clear_refs").exists():
         raise NotRun("A process's peak of memory can be set back on Linux only.")
     task = json.dumps({"layer": asdict(layer), "implementation": implementation})
@@ -105,10 +111,10 @@ def peak_bytes(layer: Layer, implementation: str) -> int:
     )
     if done.returncode:
         raise RuntimeError(f"{implementation}: {done.stderr[-2000:]}")
-    return int(done.stdout.splitlines()[-1])
+    return Peak(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _measure(layer: Layer, implementation: str) -> int:
+def _measure(layer: Layer, implementation: str) -> Peak:
     import gc
 
     import torch
@@ -137,15 +143,35 @@ def _measure(layer: Layer, implementation: str) -> int:
         out_TD = experts(x_TD[:tokens], expert_TK[:tokens], score_TK[:tokens])
         out_TD.backward(d_out_TD[:tokens])
 
+    def forget() -> None:
+        for each in (x_TD, score_TK, *experts.parameters()):
+            each.grad = None
+        gc.collect()
+        _give_back()
+
     step(min(64, layer.T))  # what is made once: code, threads, tables
-    for each in (x_TD, score_TK, *experts.parameters()):
-        each.grad = None
-    gc.collect()
-    _give_back()
+    forget()
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = _status("VmRSS")
     step(layer.T)
-    return _status("VmHWM") - before
+    resident = _status("VmHWM") - before
+    forget()
+    return Peak(_allocated(lambda: step(layer.T)), resident)
+
+
+def _allocated(work: Callable[[], None]) -> int:
+    """Bytes of tensors, at most, that the work has beyond those there before."""
+    from tempfile import TemporaryDirectory
+
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as told:
+        work()
+    with TemporaryDirectory() as folder:
+        told.export_chrome_trace(str(path := Path(folder) / "trace.json"))
+        events = json.loads(path.read_text())["traceEvents"]
+    changes = sorted((e["ts"], i, e["args"]["Bytes"]) for i, e in enumerate(events) if e["name"] == "[memory]")
+    return max(accumulate((change for *_, change in changes), initial=0))
 
 
 def _give_back() -> None:
@@ -165,4 +191,4 @@ def _status(key: str) -> int:
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
-    print(_measure(Layer(**given["layer"]), given["implementation"]))
+    print(json.dumps(asdict(_measure(Layer(**given["layer"]), given["implementation"]))))

@@ -132,8 +132,13 @@ class FleetPlan(Document):
         """Of a choice."""
         fleet, profile = chosen.fleet, chosen.profile
         types = tuple(
-            TypeCount(name=kind.name, count=n, load=load, price_per_hour=kind.price_per_hour)
-            for kind, n, load in zip(profile.types, fleet.counts, fleet.loads, strict=True)
+            TypeCount(
+                name=kind.name,
+                count=n,
+                load=load,
+                price_per_hour=price if minimised == "price" else kind.price_per_hour,
+            )
+            for kind, n, load, price in zip(profile.types, fleet.counts, fleet.loads, fleet.problem.prices, strict=True)
         )
         buckets = []
         for b, bucket in enumerate(profile.buckets):

@@ -49,7 +49,7 @@ def listed_types(
                 replica.name,
                 None if price is None else price * replica.ranks,
                 None if watts is None else watts * replica.ranks,
-                device.origin("price_per_hour").reference,
+                "" if price is None else device.origin("price_per_hour").reference,
                 Times(replica),
             )
         )

@@ -56,6 +56,8 @@ VERBS: dict[str, dict[str, Verb]] = {
         "plan fleet": Verb("plan_fleet", "the cheapest mix of device types that serves a traffic in time"),
         "plan filters": Verb("plan_filters", "rates, quality, power and price of a pipeline of filters"),
         "plan memory": Verb("plan_memory", "serving a model from small local memories and a pool that devices share"),
+        "plan trace": Verb("plan_trace", "record which experts the tokens of a text choose"),
+        "plan place": Verb("plan_place", "which rank is to hold which expert, from such a trace"),
         "plan skip": Verb("plan_skip", "a pipeline whose micro-batches skip stages, for slow and unequal links"),
     },
     "Know the machine": {

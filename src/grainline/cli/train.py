@@ -30,6 +30,7 @@ def run(
     cut: str | None = None,
     microbatches: int | None = None,
     timeline: int | None = None,
+    routing_trace: Path | None = None,
     out: Path | None = None,
     set: Settings = (),
     data: Path | None = None,
@@ -56,6 +57,7 @@ def run(
         cut: cells of each of its stages, such as 4,3; or auto (by cost, the default), or equal
         microbatches: that it cuts a batch into; default: 4 for each rank
         timeline: a step of a pipeline whose measured timeline is kept, drawn and traced, in the run's folder
+        routing_trace: keep which experts held-out text chose in the end (.npz), for grainline plan place
         out: folder of the run; default: runs/ and the recipe's name
         set: one key of the recipe, as often as wanted
         data: folder for tokenizer and packed text that several runs share; default: in the run's folder
@@ -63,9 +65,16 @@ def run(
         no_resume: delete what an earlier run left in the folder, and start anew
         json: print the result, or the dry run's figures, as one JSON object
     """
-    from grainline.documents import Recipe
+    from grainline.documents import GrainlineError, Recipe
 
+    if routing_trace is not None and routing_trace.suffix != ".npz":
+        raise GrainlineError(f"--routing-trace {routing_trace}: name a file that ends in .npz.")
     wanted = Recipe.load(recipe, set)
+    if routing_trace is not None:
+        from grainline.train.foresee import foreseen_model
+
+        if foreseen_model(wanted).moe is None:
+            raise GrainlineError("--routing-trace: the model has no experts, so that there is no routing to keep.")
     folder = out if out is not None else Path("runs") / wanted.name
     options = {"schedule": schedule, "cut": cut, "microbatches": microbatches}
     layout = _plan(plan, pipeline, {key: value for key, value in options.items() if value is not None})
@@ -88,11 +97,16 @@ def run(
             same += [word for assignment in set for word in ("--set", assignment)]
             same += [] if data is None else ["--data", str(data)]
             same += [] if timeline is None else ["--timeline", str(timeline)]
+            same += [] if routing_trace is None else ["--routing-trace", str(routing_trace)]
             same += ["--no-resume"] * no_resume + ["--json"] * json
             return run_ranks(same, layout.pipeline.ranks * layout.layout.data_parallel)
     from grainline.train import train
 
     result = train(wanted, layout, out=folder, resume=not no_resume, data=data, timeline=timeline)
+    if routing_trace is not None and _speaks():
+        from grainline.train.routing import routing_of_run
+
+        routing_of_run(result, data).save(routing_trace)
     if json and _speaks():
         print(json_module.dumps(result.as_dict(), indent=2))
     return 0

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,12 @@ from grainline.documents import GrainlineError
 from grainline.documents.routing_trace import NONE, RoutingTrace
 from grainline.models.model import Model
 from grainline.models.moe import MoeLayer, Routed, Routing
+
+if TYPE_CHECKING:
+    from grainline.data.tokenizer import Tokenizer
+
+WINDOW = 256
+"""Tokens of a traced sequence: several hundred sequences tell more of a text than a few long ones."""
 
 
 @dataclass
@@ -118,3 +124,42 @@ def trace_of(
             return recorder.trace()
     finally:
         model.train(was_training)
+
+
+def trace_of_texts(
+    model: Model,
+    tokenizer: Tokenizer,
+    texts: Iterable[str],
+    tokens: int,
+    window: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> RoutingTrace:
+    """The routing of `tokens` tokens: one window of each text, then the next of each, until there are enough.
+
+    window: tokens of a sequence, its separator included; default: WINDOW, or the model's positions if fewer.
+    Raises GrainlineError where the texts have less than a tenth of the tokens, or for a window that can't be.
+    """
+    longest = model.config.max_positions
+    window = min(WINDOW, longest) if window is None else window
+    if not 2 <= window <= longest:
+        raise GrainlineError(f"a window of {window} tokens: must lie between 2 and the model's {longest}.")
+    if tokens < 1:
+        raise GrainlineError(f"{tokens} tokens: a routing trace has at least one.")
+    trace = trace_of(model, _windows(tokenizer, texts, tokens, window), tokens, progress)
+    if trace.tokens < tokens / 10:
+        raise GrainlineError(f"the text has {trace.tokens} tokens, too few for the {tokens} wanted: name more text.")
+    return trace
+
+
+def _windows(tokenizer: Tokenizer, texts: Iterable[str], tokens: int, window: int) -> Iterator[list[int]]:
+    rows: list[list[int]] = []
+    kept = 0
+    for text in texts:  # no more than is needed: later windows of the first texts do as well
+        rows.append(tokenizer.encode(text))
+        kept += min(len(rows[-1]), window - 1)
+        if kept >= tokens:
+            break
+    for start in range(0, max(map(len, rows), default=0), window - 1):
+        for row in rows:
+            if row[start : start + window - 1]:
+                yield [tokenizer.separator_id, *row[start : start + window - 1]]

@@ -23,5 +23,5 @@ def moetuner(problem: Problem) -> Placement:
     chain = Chain.of(found, cluster_BE, ranks.bytes_per_second_GG)
     order_BG, how = placed(chain, options.chain, left, options.gap)
     rank_BC = np.argsort(order_BG, axis=1)
-    note = f"load within {gap:.1%} of the best possible; tail {how}"
+    note = f"load within {gap:.1%} of the best possible; tail: {how}"
     return Placement.of(np.take_along_axis(rank_BC, cluster_BE, 1), problem, note, gap)

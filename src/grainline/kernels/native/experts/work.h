@@ -8,7 +8,7 @@ namespace {
 
 constexpr i64 ROW_BLOCK = 384;           // rows whose left stays in the second-level cache
 constexpr i64 PANEL_WORDS = 256 * 1024;  // panels that are made together: long pieces of a weight's rows at a time
-constexpr i64 TASKS_EACH = 2;            // tasks per worker at least, so that none waits for long
+constexpr i64 TASKS_EACH = 4;            // tasks per worker at least, so that none waits for long
 
 struct Slice {
     i64 expert, first, count;  // entries of one expert
@@ -130,7 +130,8 @@ struct Straight {
 template <class E, class T, class Weight>
 void scatter_add(Crew &crew, const Problem &p, const Slices &slices, const void *left_rows_at, const Weight &weight,
                  const float *factor, void *out) {
-    const i64 columns = chunk_columns(crew, p.model, 2, 64), chunks = (p.model + columns - 1) / columns;
+    // One for each worker: the weights' rows are read in pieces of a chunk, and short ones come slowly from memory.
+    const i64 columns = chunk_columns(crew, p.model, TASKS_EACH, 64), chunks = (p.model + columns - 1) / columns;
     const i64 most = min(ROW_BLOCK, p.entries), depth = words<E>(weight.depth), pass = weight.pass(columns);
     each(crew, chunks, [&](i64 chunk, i64 worker) {
         [[maybe_unused]] typename E::Session session;

@@ -194,6 +194,9 @@ def _value(value: float, unit: str) -> str:
 
 def _figure(sweep: Sweep, unit: str) -> str:
     """Cost of the mix and of each type alone over what is varied."""
+    from matplotlib.ticker import LogLocator
+
+    from grainline._figure import INK, MUTED
     from grainline.exhibits.figure import MARKERS, colour, drawing, svg
 
     scale = 1e3 if sweep.unit == "s" else 1.0
@@ -202,15 +205,20 @@ def _figure(sweep: Sweep, unit: str) -> str:
             known = [(p.value * scale, p.alone[g]) for p in sweep.points if p.alone[g] is not None]
             if known:
                 xs, ys = zip(*known, strict=True)
-                marker = MARKERS[(g + 1) % len(MARKERS)]
-                axes.plot(xs, ys, marker=marker, markersize=4, color=colour(g + 1), lw=1, label=f"{name} alone")
+                marker = MARKERS[g % len(MARKERS)]
+                axes.plot(xs, ys, marker=marker, markersize=4, color=colour(g), lw=1, label=f"{name} alone")
         points = [(p.value * scale, p.cost) for p in sweep.points if p.cost is not None]
         if points:
             xs, ys = zip(*points, strict=True)
-            axes.plot(xs, ys, marker=MARKERS[0], markersize=5, color=colour(0), lw=2, label="this mix")
-        axes.axvline(sweep.at * scale, lw=1, ls=":", color=colour(0))
+            axes.plot(xs, ys, color=INK[0], lw=2, label="this mix")
+        axes.axvline(sweep.at * scale, lw=1, ls=":", color=MUTED[0])
         axes.set_xscale("log")
         axes.set_yscale("log")
+        values = [point.value * scale for point in sweep.points]
+        axes.set_xticks(values, [f"{value:.3g}" for value in values])
+        axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xlabel(f"{sweep.what}, {'milliseconds' if sweep.unit == 's' else sweep.unit}")
         axes.set_ylabel(unit)
         axes.legend(loc="best", fontsize=8)

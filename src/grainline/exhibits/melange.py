@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
+from grainline._figure import INK
 from grainline.documents.traffic import Traffic
 from grainline.exhibits.figure import MARKERS, colour, drawing, svg
 from grainline.exhibits.find import Measure
@@ -299,10 +300,12 @@ def _figure() -> str:
                 if known:
                     xs, ys = zip(*known, strict=True)
                     marker = MARKERS[g % len(MARKERS)]
-                    ax.plot(xs, ys, color=colour(g + 1), marker=marker, markersize=3, lw=1, label=f"{name} alone")
-            ax.plot(RATES, [s.fleet.cost for s in settings], color=colour(0), lw=2.2, label="mix")
+                    ax.plot(xs, ys, color=colour(g), marker=marker, markersize=3, lw=1, label=f"{name} alone")
+            ax.plot(RATES, [s.fleet.cost for s in settings], color=INK[0], lw=2.2, label="mix")
             ax.set_xscale("log", base=2)
             ax.set_yscale("log", base=2)
+            ax.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
+            ax.yaxis.set_major_formatter("{x:g}")
             ax.set_title(f"{traffic}, TPOT 120 ms")
             ax.set_xlabel("requests per second")
         axes[0].set_ylabel("$ per hour")

@@ -62,6 +62,7 @@ def test_json_lines_with_the_apis_names_and_a_told_rate(tmp_path) -> None:
     assert [b.share for b in traffic.buckets()] == [1.0]
     with pytest.raises(DocumentError, match="don't tell a rate"):
         Traffic.load(tmp_path / "log.jsonl")
+    assert Traffic.load(tmp_path / "log.jsonl", ["rate=2.5"]).rate == 2.5
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -143,9 +143,8 @@ def _seconds(milliseconds: float | None) -> float | None:
 def _traffic(path: Path, rate: float | None, hit_rate: float | None) -> Traffic:
     from grainline.documents.traffic import Traffic
 
-    found = Traffic.load(path)
-    changes = {key: value for key, value in (("rate", rate), ("prefix_hit_rate", hit_rate)) if value is not None}
-    return Traffic.parse({**found.tables(), **changes}, path) if changes else found
+    told = [f"{key}={value}" for key, value in (("rate", rate), ("prefix_hit_rate", hit_rate)) if value is not None]
+    return Traffic.load(path, told)
 
 
 def _values(what: str, texts: tuple[str, ...]) -> dict[str, float]:

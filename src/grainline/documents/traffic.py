@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from grainline.documents.base import Document, Part
+from grainline.documents.base import Document, Part, override
 from grainline.documents.errors import DocumentError, GrainlineError
 from grainline.documents.traffic_presets import PRESETS, Preset
 from grainline.documents.traffic_requests import Request, read_requests
@@ -105,7 +105,8 @@ class Traffic(Document):
         """
         path = Path(path)
         if path.suffix in (".csv", ".jsonl"):
-            return cls.of_requests(path, read_requests(path))
+            told = cls.parse(override({"requests": path.name}, overrides), path)
+            return cls.of_requests(path, read_requests(path), told)
         found = super().load(path, overrides)
         if not found.requests:
             return found
@@ -113,23 +114,23 @@ class Traffic(Document):
         return cls.of_requests(path, listed, found)
 
     @classmethod
-    def of_requests(cls, where: Path, listed: Sequence[Request], told: Self | None = None) -> Self:
+    def of_requests(cls, where: Path, listed: Sequence[Request], told: Self) -> Self:
         """A histogram of listed requests; edges, rate and hit rate are those told."""
-        inputs, outputs = (told.input_edges, told.output_edges) if told else (INPUT_EDGES, OUTPUT_EDGES)
-        rate = told.rate if told is not None and told.rate is not None else _rate(listed, where)
+        inputs, outputs = told.input_edges, told.output_edges
+        rate = told.rate if told.rate is not None else _rate(listed, where)
         largest = max(r.input_tokens for r in listed), max(r.output_tokens for r in listed)
         inputs, outputs = _reaching(inputs, largest[0]), _reaching(outputs, largest[1])
         counts = [[0.0] * len(outputs) for _ in inputs]
         for r in listed:
             counts[bisect_left(inputs, r.input_tokens)][bisect_left(outputs, r.output_tokens)] += 1 / len(listed)
         tables: dict[str, Any] = {
-            "name": told.name if told and told.name else where.stem,
+            "name": told.name or where.stem,
             "rate": rate,
             "input_edges": inputs,
             "output_edges": outputs,
             "shares": tuple(map(tuple, counts)),
             "normalise": True,
-            "prefix_hit_rate": told.prefix_hit_rate if told else 0.0,
+            "prefix_hit_rate": told.prefix_hit_rate,
         }
         return cls.parse(tables, where)
 

@@ -3,6 +3,8 @@
 # Exhibit → module here. Listed by hand, so that what there is can be read in one place and nothing is imported early.
 EXHIBITS: dict[str, str] = {
     "bigmac": "bigmac",
+    "comet-moe": "comet_moe",
+    "flashmoe": "flashmoe",
     "gpipe": "gpipe",
     "hecto": "hecto",
     "hep-daq": "hep_daq",

@@ -27,6 +27,7 @@ class Run:
     bits_per_byte: float  # of the final model; wsm: of the merged one
     last_bits_per_byte: float  # of the last step's weights
     metrics: Sequence[dict[str, Any]]
+    model: Path  # folder of the final model, for as long as the scale's folder is there
 
     def curve(self) -> tuple[list[int], list[float]]:
         """(tokens, held-out bits per byte) during training."""
@@ -93,7 +94,7 @@ def _read(out: Path) -> Run:
     assert result is not None
     # Both losses are of the same text, so bits per byte are in proportion to them.
     last = result.validation_bits_per_byte * result.last_validation_loss / result.validation_loss
-    return Run(result.validation_bits_per_byte, last, read_metrics(out / "metrics.jsonl"))
+    return Run(result.validation_bits_per_byte, last, read_metrics(out / "metrics.jsonl"), result.model)
 
 
 def _key(recipe: Recipe) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from grainline.documents.routing_trace import RoutingTrace
 from grainline.exhibits.figure import MARKERS, colour, drawing, svg
 from grainline.plan.placement import Placement, Statistics
 from grainline.plan.placement.judge import steps
+
+if TYPE_CHECKING:
+    from matplotlib.patches import Rectangle
 
 
 def draw_loads(placements: Mapping[str, Placement], test: RoutingTrace, chosen: str) -> str:
@@ -46,7 +50,7 @@ def draw_steps(placements: Mapping[str, Placement], test: RoutingTrace, chosen: 
         return svg(figure, "placement.steps", "Steps from rank to rank between layers; areas are in proportion.")
 
 
-def _square(x: float, y: float, side: float) -> object:
+def _square(x: float, y: float, side: float) -> Rectangle:
     from matplotlib.patches import Rectangle
 
     return Rectangle((x - side / 2, y - side / 2), side, side, color=colour(0))

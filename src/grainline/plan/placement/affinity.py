@@ -15,6 +15,8 @@ from scipy.optimize import linear_sum_assignment
 from grainline.plan.placement.placement import Ints, Placement, Problem
 from grainline.plan.placement.statistics import Floats, Statistics
 
+SHAKES = 2
+"""Sweeps from the best so far, shaken, for each start that is drawn."""
 Solver = Callable[[Statistics, int], Ints]
 """Statistics and a number of ranks → the rank of each expert by bank, as many on each."""
 
@@ -78,13 +80,31 @@ def _staged(problem: Problem, solve: Solver) -> Ints:
 
 
 def swept(statistics: Statistics, ranks: int, restarts: int = 8, seed: int = 0, starts: Iterable[Ints] = ()) -> Ints:
-    """[banks, E]: the best of sweeps from these starts, from the contiguous placement, and from `restarts` draws."""
+    """[banks, E]: the best of sweeps from these starts, from the contiguous placement, and from `restarts` draws; and
+    of sweeps from that, shaken.
+    """
     banks, experts = len(statistics.members), statistics.experts
     rng = np.random.default_rng(seed)
     even = np.repeat(np.arange(ranks), experts // ranks)
     drawn = [np.array([rng.permutation(even) for _ in range(banks)]) for _ in range(restarts)]
     found = [sweep(statistics, start, ranks) for start in [*starts, np.tile(even, (banks, 1)), *drawn]]
-    return min(found, key=lambda rank_BE: crossing(statistics, rank_BE))
+    best = min(found, key=lambda rank_BE: crossing(statistics, rank_BE))
+    for _ in range(SHAKES * restarts):
+        tried = sweep(statistics, _shaken(best, rng), ranks)
+        best = min(best, tried, key=lambda rank_BE: crossing(statistics, rank_BE))
+    return best
+
+
+def _shaken(rank_BE: Ints, rng: np.random.Generator) -> Ints:
+    """Two experts of every other bank or so change places, and so do all of one bank."""
+    shaken = rank_BE.copy()
+    banks, experts = rank_BE.shape
+    for bank in np.flatnonzero(rng.random(banks) < 0.5):
+        a, b = rng.integers(experts, size=2)
+        shaken[bank, [a, b]] = shaken[bank, [b, a]]
+    bank = rng.integers(banks)
+    shaken[bank] = rng.permutation(shaken[bank])
+    return shaken
 
 
 def sweep(statistics: Statistics, start_BE: Ints, ranks: int) -> Ints:
@@ -104,8 +124,26 @@ def sweep(statistics: Statistics, start_BE: Ints, ranks: int) -> Ints:
             value = crossing(statistics, tried_BE)
             if value < best - 1e-12:
                 rank_BE, best = tried_BE, value
+        for bank in range(1, banks):  # the same with all banks from here on at once, whose ranks are named anew
+            tried_BE = _renamed(statistics, rank_BE, bank, ranks)
+            value = crossing(statistics, tried_BE)
+            if value < best - 1e-12:
+                rank_BE, best = tried_BE, value
         if best >= before - 1e-12:
             return rank_BE
+
+
+def _renamed(statistics: Statistics, rank_BE: Ints, first: int, ranks: int) -> Ints:
+    """Ranks of the banks from `first` on in the order in which most steps into them stay."""
+    one_hot, stays_GG = np.eye(ranks), np.zeros((ranks, ranks))
+    for layer, flow_EE in enumerate(statistics.flow_LEE):
+        here, there = statistics.banks[layer], statistics.banks[layer + 1]
+        if here < first <= there:
+            stays_GG += one_hot[rank_BE[here]].T @ flow_EE @ one_hot[rank_BE[there]]
+    kept, renamed = linear_sum_assignment(stays_GG, maximize=True)
+    name = np.empty(ranks, dtype=np.intp)
+    name[renamed] = kept
+    return np.concatenate([rank_BE[:first], name[rank_BE[first:]]])
 
 
 def _gain(statistics: Statistics, rank_BE: Ints, bank: int, ranks: int) -> Floats:

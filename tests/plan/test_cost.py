@@ -82,6 +82,18 @@ def test_the_work_of_all_cells_is_the_models(config: ModelConfig, mtp_every: int
     assert total == pytest.approx(batch.tokens * flops_per_token(config, LENGTH, mtp=1 / mtp_every))
 
 
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_experts_of_the_compiled_core_have_the_same_products_and_move_less(compute: str) -> None:
+    cell = next(cell for cell in cells_of(SPARSE) if cell.kind == "moe")
+    apart, fused = (
+        work_of(SPARSE, cell, MicroBatch(4, LENGTH, compute, fuses_experts=fuses)) for fuses in (False, True)
+    )
+    for half in ("forward", "input_gradient", "weight_gradient"):
+        of_apart, of_fused = getattr(apart, half), getattr(fused, half)
+        assert sum(op.flops for op in of_fused) == pytest.approx(sum(op.flops for op in of_apart))
+        assert sum(op.bytes for op in of_fused) < sum(op.bytes for op in of_apart)
+
+
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_forward_flops_are_those_that_torch_counts(config: ModelConfig) -> None:
     """All but attention's, which torch counts whole and we by half: what the mask hides isn't needed."""

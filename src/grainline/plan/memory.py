@@ -42,6 +42,7 @@ class MicroBatch:
     compute: str = "bfloat16"
     mtp_every: int = 1  # MTP learns from one sequence in so many
     writes_scores: bool = False  # attention keeps its scores, as on CPUs in bfloat16
+    fuses_experts: bool = False  # routed experts run in the compiled core, as on CPUs
 
     @property
     def tokens(self) -> int:

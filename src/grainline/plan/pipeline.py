@@ -101,6 +101,7 @@ def pipeline_plan(
         dtype,
         mtp_every=recipe.loss.mtp_every,
         writes_scores=on_cpu and (dtype == "bfloat16" or config.attention.kind == "mla"),
+        fuses_experts=on_cpu,
     )
     speeds = [seat.speed for seat in sitting]
     vocabulary = None

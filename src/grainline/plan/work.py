@@ -188,6 +188,10 @@ def _experts(config: ModelConfig, layer: int, tokens: float, batch: MicroBatch) 
     assert moe is not None
     rows, size = tokens * moe.top_k * moe.ffn_share, moe.latent or config.hidden_size
     router = _router(config, layer, tokens, batch) + _passes(8 * tokens * moe.choices * PARAMETER)
+    shared = _swiglu(tokens, config.hidden_size, moe.shared_width, batch) if moe.shared_experts else Passes()
+    around = router + shared + _beside_experts(config, tokens, batch)
+    if batch.fuses_experts:
+        return around + _fused(rows, tokens, size, moe.expert_hidden, moe.pool, width)
     # A gather reads and writes a row, a sum reads two and writes one. Backward gathers both the output's gradient and,
     # once more, the input, and adds up the input's gradient. Scores are multiplied where a row is narrowest.
     moved = _passes((5 * rows + tokens) * size * width, (7 * rows + tokens) * size * width)
@@ -195,8 +199,24 @@ def _experts(config: ModelConfig, layer: int, tokens: float, batch: MicroBatch) 
     experts = _swiglu(rows, size, moe.expert_hidden, batch, moe.pool)
     if batch.casts:  # weights, which nobody keeps narrow
         experts += Passes(input_gradient=_ops(3 * moe.pool * size * moe.expert_hidden * (PARAMETER + width)))
-    shared = _swiglu(tokens, config.hidden_size, moe.shared_width, batch) if moe.shared_experts else Passes()
-    return router + moved + scored + experts + shared + _beside_experts(config, tokens, batch)
+    return around + moved + scored + experts
+
+
+def _fused(rows: float, tokens: float, size: int, hidden: int, experts: int, width: int) -> Passes:
+    """Of routed experts in the compiled core (kernels/native/experts), phase by phase.
+
+    It reads weights as they are, gathers rows in the loads of products, and sums them, in float32, as they are made. A
+    weight's gradient is written where it is kept, or added to what is there (kernels/sink.py).
+    """
+    product = 2 * rows * size * hidden
+    row, act, weight = rows * size * width, rows * hidden * width, PARAMETER * experts * size * hidden
+    summed = 2 * rows * size * PARAMETER + tokens * size * width
+    gate_and_up = Op(2 * product, row + 2 * weight + 3 * act)  # these two and the act are written
+    down = Op(product, act + weight + summed)
+    back = Op(product, row + weight + 5 * act)  # gate and up are read; their gradients and the act are written
+    input_gradient = Op(2 * product, 2 * act + 2 * weight + summed)
+    weight_gradients = Op(product, row + act + 2 * weight), Op(2 * product, row + 2 * act + 4 * weight)
+    return Passes.of((gate_and_up, down), (back, input_gradient), weight_gradients)
 
 
 def _beside_experts(config: ModelConfig, tokens: float, batch: MicroBatch) -> Passes:

@@ -38,6 +38,7 @@ def run(
     bucket_size: Literal["upper", "mean"] = "upper",
     prefix_hit_rate: float | None = None,
     chunk_tokens: int = 2048,
+    ops: Path | None = None,
     profile: Path | None = None,
     force: bool = False,
     requests: int = 2000,
@@ -76,6 +77,7 @@ def run(
         bucket_size: what stands for a bucket, its upper corner or its mean
         prefix_hit_rate: share of prompt tokens found in the cache; default: the traffic's
         chunk_tokens: prompt tokens that a step reads at most
+        ops: measured ops (.csv) that calibrate the cost model, see docs/fleet.md
         profile: measured throughputs (.toml or .json) instead of the cost model
         force: use a profile of another model or objective
         requests: so many are simulated; 0: none
@@ -90,6 +92,7 @@ def run(
     from grainline.plan.fleet.profile import ServingProfile, profiled
     from grainline.plan.fleet.simulate import play
     from grainline.plan.fleet.types import listed_types
+    from grainline.plan.serving.measured_ops import read_ops
     from grainline.plan.serving.throughput import Objective
 
     if (profile is None) == (not types):
@@ -104,7 +107,14 @@ def run(
         measured = ServingProfile.load(profile)
         found = measured.of(wanted, objective, model, where=profile, force=force)
     else:
-        kinds = listed_types(types, _model(model), weights=weights, cache=cache, chunk_tokens=chunk_tokens)
+        kinds = listed_types(
+            types,
+            _model(model),
+            weights=weights,
+            cache=cache,
+            chunk_tokens=chunk_tokens,
+            measured=None if ops is None else read_ops(ops),
+        )
         found = profiled(kinds, wanted, objective, bucket_size)
     problem = problem_of(
         found,

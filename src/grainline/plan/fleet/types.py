@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from grainline.documents import GrainlineError, ModelConfig, nearest
 from grainline.hardware.catalogue import catalogue
+from grainline.plan.serving.calibrate import Sample, calibrated
 from grainline.plan.serving.replica import Replica, group_of, listed_replica
 from grainline.plan.serving.times import Times
 
@@ -35,14 +37,18 @@ def listed_types(
     weights: str = "bfloat16",
     cache: str = "bfloat16",
     chunk_tokens: int = 2048,
+    measured: Mapping[str, Sequence[Sample]] | None = None,
 ) -> tuple[FleetType, ...]:
-    """Types by their names in the catalogue, groups as in ``2xA100-80``."""
+    """Types by their names in the catalogue, groups as in ``2xA100-80``; `measured` ops calibrate a device's costs."""
     found: list[FleetType] = []
     for name in names:
         replica = listed_replica(name, config, weights=weights, cache=cache, chunk_tokens=chunk_tokens)
         if any(kind.name == replica.name for kind in found):
             raise GrainlineError(f"type '{replica.name}' is named twice.")
         device = catalogue().device(group_of(name)[1])
+        samples = (measured or {}).get(device.name)
+        if samples:
+            replica = dataclasses.replace(replica, speed=calibrated(replica.speed, samples))
         price, watts = device.price_per_hour, device.power_watts
         found.append(
             FleetType(

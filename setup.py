@@ -2,9 +2,10 @@
 
 The library speaks C (pointers and sizes in), so one build serves every Python and torch. It runs on any processor of
 its architecture: a file that is for newer ones says so in its first lines (``// on x86_64 with: -mavx2``), and whoever
-calls it asks the processor first. Its threads are its own (kernels/native/executor.h), so it brings no second pool of
-OpenMP's beside torch's. Where no compiler is found the installation goes on without it; `grainline doctor` says what is
-lost. Metadata and options are in pyproject.toml.
+calls it asks the processor first. Such a file that the compiler refuses is left out: GL_WITHOUT_ and its name tell the
+others, and `grainline doctor` the person. The library's threads are its own (kernels/native/executor.h), so it brings
+no second pool of OpenMP's beside torch's. Where no compiler is found the installation goes on without it; `grainline
+doctor` says what is lost. Metadata and options are in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ FLAGS = ["-std=c++17", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden", "-fno-
 MACHINE = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
 
 
-def own_flags(source: str) -> list[str]:
-    """Flags that a file's first lines ask for: ``// compile with: …``, and ``// on MACHINE with: …``."""
-    flags = []
+def own_flags(source: str, machine: str | None) -> list[str]:
+    """Flags that a file's first lines ask for: ``// compile with: …``, or ``// on MACHINE with: …``."""
+    flags: list[str] = []
     for line in Path(source).read_text(encoding="utf-8").splitlines():
         asked = re.fullmatch(r"// (?:compile|on (\w+)) with: (.+)", line)
         if asked is None:
             break
-        flags += asked[2].split() if asked[1] in (None, MACHINE) else []
+        flags += asked[2].split() if asked[1] == machine else []
     return flags
 
 
@@ -53,13 +54,27 @@ class BuildNative(build_ext):
         if compiler is None:
             print("grainline: no C++ compiler was found; going on without the compiled core.", file=sys.stderr)
             return
-        objects = []
+        optional = [source for source in ext.sources if own_flags(source, MACHINE)]
+        required = [source for source in ext.sources if source not in optional]
+        objects, left_out = [], []
+
+        def build(source: str, *more: str) -> None:
+            built = Path(self.build_temp) / (source.replace("/", "_") + ".o")
+            built.parent.mkdir(parents=True, exist_ok=True)
+            flags = [*FLAGS, *own_flags(source, None), *own_flags(source, MACHINE), *more]
+            subprocess.run([compiler, *flags, "-c", source, "-o", str(built)], check=True)
+            objects.append(str(built))
+
         try:
-            for source in ext.sources:
-                built = Path(self.build_temp) / (source.replace("/", "_") + ".o")
-                built.parent.mkdir(parents=True, exist_ok=True)
-                subprocess.run([compiler, *FLAGS, *own_flags(source), "-c", source, "-o", str(built)], check=True)
-                objects.append(str(built))
+            for source in optional:
+                try:
+                    build(source)
+                except subprocess.CalledProcessError:
+                    left_out.append(Path(source).stem)
+                    print(f"grainline: {compiler} refuses {source}; going on without it.", file=sys.stderr)
+            without = [f"-DGL_WITHOUT_{name.upper()}" for name in left_out]
+            for source in required:
+                build(source, *without, f'-DGL_LEFT_OUT="{", ".join(left_out)}"')
             # Beside the old one and then in its place: a process that has the old one loaded keeps it whole.
             new = target.with_name("_new.so")
             subprocess.run([compiler, "-shared", "-pthread", *objects, "-o", str(new)], check=True)

@@ -15,7 +15,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -35,6 +35,8 @@ RESULT = Path(__file__).parent / "results" / "experts.json"
 SHAPES = {"wide": (1024, 128, 8, 256), "narrow": (512, 64, 8, 256)}  # model, experts, top-k, hidden
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 COLD_BYTES = 2 << 30
+"""That are read before some are read again: at least four times the last-level cache."""
+TRANSFORMERS = "eager", "grouped_mm", "batched_mm"
 FEW = 16
 Call = Callable[[], object]
 
@@ -187,31 +189,58 @@ def best_rate(call: Call, work: float, times: int = 7) -> float:
     return work / min(seconds)
 
 
-def few(shape: str, kind: str, tokens: int, rounds: int) -> dict[str, Any]:
-    """Seconds over the bound; float32, bfloat16, or codes of 8 or 4 bits with float32 activations."""
+def few(shape: str, kind: str, tokens: int, rounds: int, peers: bool) -> dict[str, Any]:
+    """Seconds over the bound; float32, bfloat16, or codes of 8 or 4 bits with float32 activations.
+
+    The experts that are used change from call to call, so that what is read in turns is COLD_BYTES.
+    """
     dtype = DTYPES.get(kind, torch.float32)
     first = draw(shape, tokens, dtype)
-    bits = {"int8": 8, "int4": 4}.get(kind)
-    weights: tuple[Any, Any] = first["w13"], first["w2"]
-    if bits is not None:
-        weights = tuple(quantize_experts(w, bits) for w in weights)  # type: ignore[arg-type]
+    bits: Any = {"int8": 8, "int4": 4}.get(kind)
+    w13, w2 = first["w13"], first["w2"]
+    weights: tuple[Any, Any] = (w13, w2) if bits is None else (quantize_experts(w13, bits), quantize_experts(w2, bits))
     size = sum(w.bytes if isinstance(w, CodedWeights) else w.nbytes for w in weights)
-    copies = [weights, *(tuple(copied(w) for w in weights) for _ in range(COLD_BYTES // size))]
-    used = int(first["counts"].count_nonzero()) / len(first["counts"])
-    flops = 6 * len(first["unit"]) * first["x"].shape[1] * first["w2"].shape[-1]
-    op = native_experts.HALVES.mixture if bits is None else native_experts.expert_mixture_quantized
-    lists, turns = (first["score"], first["unit"], first["counts"]), cycle(copies)
-    seconds = alternate({"native": lambda: op(first["x"], *next(turns), *lists)}, rounds=rounds, warmup=2)["native"]
+    experts, entries = len(first["counts"]), len(first["unit"])
+    used = int(first["counts"].count_nonzero()) / experts
+    lists = list(moved(first["unit"], first["counts"], max(1, experts // entries)))
+    copies = [weights]
+    while len(copies) * size * min(1.0, used * len(lists)) < COLD_BYTES:
+        copies.append((copied(weights[0]), copied(weights[1])))
+    turns = cycle([(copy, *each) for each in lists for copy in copies])
+    ops = {"native": native_experts.HALVES.mixture if bits is None else native_experts.expert_mixture_quantized}
+    if peers and bits is None:
+        ops |= {name: kernels.BACKENDS["expert_mixture"][name] for name in ("sonic", "grouped")}
+        ops |= {f"transformers {name}": transformers_experts(name, shape) for name in TRANSFORMERS}
+
+    def caller(op: Callable[..., Tensor]) -> Call:
+        def call() -> None:
+            (w13, w2), unit, counts = next(turns)
+            op(first["x"], w13, w2, first["score"], unit, counts)
+
+        return call
+
+    with torch.no_grad():
+        seconds = alternate({name: caller(op) for name, op in ops.items()}, rounds=rounds, warmup=2)
     big, square = torch.ones(1 << 28), torch.randn(2048, 2048, dtype=dtype)
     bandwidth = best_rate(big.sum, big.nbytes)
     rate = best_rate(lambda: square @ square, 2 * 2048**3)
-    bound = max(size * used / bandwidth, flops / rate)
-    found = statistics.median(seconds)
+    bound = max(size * used / bandwidth, 6 * entries * w2.shape[-2] * w2.shape[-1] / rate)
+    found = statistics.median(seconds["native"])
     return {
         "shape": shape, "dtype": kind, "tokens": tokens, "seconds": found, "bound_seconds": bound,
         "ratio": found / bound, "is_reached": found <= bound / 0.85 + 30e-6,
         "read_bytes_per_second": bandwidth, "matmul_flops_per_second": rate, "copies": len(copies),
+        "peers": {name: statistics.median(times) for name, times in seconds.items() if name != "native"},
     }  # fmt: skip
+
+
+def moved(unit_N: Tensor, counts_E: Tensor, times: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same routing to other experts: those that are used, spread evenly, and moved on by one each time."""
+    used_A = counts_E.nonzero().flatten()
+    for i in range(times):
+        counts = torch.zeros_like(counts_E)
+        counts[torch.arange(len(used_A)) * times + i if times > 1 else used_A] = counts_E[used_A]
+        yield unit_N, counts
 
 
 def copied(weights: Tensor | CodedWeights) -> Tensor | CodedWeights:
@@ -236,7 +265,7 @@ def main() -> None:
         for dtype in arguments.dtypes.split(","):
             for tokens in map(int, arguments.tokens.split(",")):
                 if tokens <= FEW:
-                    rows.append(few(shape, dtype, tokens, max(5, arguments.rounds)))
+                    rows.append(few(shape, dtype, tokens, max(5, arguments.rounds), arguments.peers))
                 elif dtype in DTYPES:
                     rows.append(many(shape, dtype, tokens, max(5, arguments.rounds), arguments.peers))
                 else:

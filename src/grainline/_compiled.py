@@ -35,3 +35,9 @@ def function(name: str, arguments: Sequence[Any], result: Any = None) -> Callabl
     found.argtypes, found.restype = list(arguments), result
     typed: Callable[..., Any] = found
     return typed
+
+
+def left_out() -> str:
+    """Files, by name, whose flags the compiler refused when the library was built; empty where there is none."""
+    found = function("gl_left_out", [], ctypes.c_char_p)
+    return "" if found is None else found().decode()

@@ -178,6 +178,10 @@ def _compiled_core() -> Check:
     from grainline import _compiled
 
     if _compiled.library() is not None:
+        left_out = _compiled.left_out()
+        if left_out:
+            mend = f"with a newer C++ compiler, in a clone: {PIP} --no-deps -e ."
+            return Check("compiled core", "limited", f"built without {left_out}: the compiler refused them", mend)
         if not _torch_fits():
             return Check("compiled core", "ok", "loaded")
         from grainline.kernels import native_experts

@@ -181,13 +181,18 @@ def _ready(
     """As the core takes them: contiguous, float32 scores, lists of int64, weights of one dtype that it can read."""
     narrow = x_TD.dtype != torch.float32 and w13.dtype == w2.dtype == torch.bfloat16
     dtype = torch.bfloat16 if narrow else torch.float32
-    found = {"x": x_TD.contiguous(), "w13": w13.to(dtype).contiguous(), "w2": w2.to(dtype).contiguous()}
-    found["counts"] = counts_E.to("cpu", torch.int64).contiguous()
+    found = {"x": _plain(x_TD, x_TD.dtype), "w13": _plain(w13, dtype), "w2": _plain(w2, dtype)}
+    found["counts"] = _plain(counts_E, torch.int64)
     if score_N is not None:
-        found["score"] = score_N.to(torch.float32).contiguous()
+        found["score"] = _plain(score_N, torch.float32)
     if unit_N is not None:
-        found["unit"] = unit_N.to(torch.int64).contiguous()
+        found["unit"] = _plain(unit_N, torch.int64)
     return found
+
+
+def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Contiguous, of that dtype. For few tokens microseconds count: what fits is passed on without an op."""
+    return x if x.dtype is dtype and x.is_cpu and x.is_contiguous() else x.to("cpu", dtype).contiguous()
 
 
 def _serves(x_TD: Tensor, w13: Tensor, w2: Tensor) -> bool:

@@ -19,8 +19,12 @@ const std::vector<const InstructionSet *> &runnable() {
     static const std::vector<const InstructionSet *> found = [] {
         std::vector<const InstructionSet *> sets = {&gl::PORTABLE};
 #ifdef __x86_64__
+#ifndef GL_WITHOUT_LOOPS_AVX2
         if (__builtin_cpu_supports("avx2")) sets.push_back(&gl::AVX2);
+#endif
+#ifndef GL_WITHOUT_LOOPS_AVX512
         if (__builtin_cpu_supports("avx512f")) sets.push_back(&gl::AVX512);
+#endif
 #endif
         return sets;
     }();
@@ -70,6 +74,12 @@ GL_API void *gl_executor_new(const std::int32_t *cpus, std::int64_t workers) {
 }
 
 // lend: the address of OpenMP's function by which torch's threads can be borrowed (native/team.h), or null.
+// Files that the compiler refused when the core was built, and whose instruction sets it therefore lacks.
+#ifndef GL_LEFT_OUT
+#define GL_LEFT_OUT ""
+#endif
+GL_API const char *gl_left_out() { return GL_LEFT_OUT; }
+
 GL_API void *gl_team_new(std::int64_t workers, void *lend) {
     try {
         return static_cast<BlockExecutor *>(

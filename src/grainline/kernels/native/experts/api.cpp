@@ -25,6 +25,7 @@ bool has_bf16_and_vnni() {
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c >> 11 & 1);
 }
 
+#ifndef GL_WITHOUT_PATH_AMX
 // Tiles are there, the system saves them, and lets this process use them (Linux: on demand).
 bool has_amx() {
     unsigned a = 0, b = 0, c = 0, d = 0;
@@ -40,6 +41,7 @@ bool has_amx() {
 #endif
 }
 #endif
+#endif
 
 // Those that this processor can run, the narrowest first.
 const std::vector<const Path *> &runnable() {
@@ -47,14 +49,22 @@ const std::vector<const Path *> &runnable() {
         std::vector<const Path *> paths = {&PORTABLE};
 #ifdef __x86_64__
         if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return paths;
+#ifndef GL_WITHOUT_PATH_AVX2
         paths.push_back(&AVX2);
+#endif
         for (const bool there : {__builtin_cpu_supports("avx512f") != 0, __builtin_cpu_supports("avx512bw") != 0,
                                  __builtin_cpu_supports("avx512dq") != 0, __builtin_cpu_supports("avx512vl") != 0})
             if (!there) return paths;
+#ifndef GL_WITHOUT_PATH_AVX512
         paths.push_back(&AVX512);
+#endif
         if (!has_bf16_and_vnni()) return paths;
+#ifndef GL_WITHOUT_PATH_AVX512_BF16
         paths.push_back(&AVX512_BF16);
+#endif
+#ifndef GL_WITHOUT_PATH_AMX
         if (has_amx()) paths.push_back(&AMX);
+#endif
 #endif
         return paths;
     }();

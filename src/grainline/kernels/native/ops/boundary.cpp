@@ -25,11 +25,17 @@ const std::vector<const Ops *> &runnable() {
     static const std::vector<const Ops *> found = [] {
         std::vector<const Ops *> sets = {&gl::OPS_PORTABLE};
 #ifdef __x86_64__
+#ifndef GL_WITHOUT_OPS_AVX2
         if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) sets.push_back(&gl::OPS_AVX2);
+#endif
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+#ifndef GL_WITHOUT_OPS_AVX512
             sets.push_back(&gl::OPS_AVX512);
+#endif
+#ifndef GL_WITHOUT_OPS_AVX512_BF16
             if (__builtin_cpu_supports("avx512bf16")) sets.push_back(&gl::OPS_AVX512_BF16);
+#endif
         }
 #endif
         return sets;

@@ -75,8 +75,8 @@ FORMULA = Claim(
 REAL = Claim(
     name="comet-moe.real",
     text="Tile order hides communication of a real layer: (C + V/g) / (C + 2V) of the serial layer's time at best.",
-    quantity="seconds of tile order / of the serial layer; 2 worker threads, 4 sources, V = C/2 each way, 4 groups",
-    expected=(1 + 0.5 / 4) / 2,
+    quantity="seconds of tile order / of the serial layer; 2 worker threads, 4 sources, V = C/4 each way, 4 groups",
+    expected=(1 + 0.25 / 4) / (1 + 2 * 0.25),
     margin=0.1,
     better="lower",
     baseline="the serial layer on the same threads and tiles, in turns; two chunks beside it",
@@ -159,7 +159,7 @@ def _draw(claim: Claim) -> str:
 
 
 def measure_real(scale: Scale) -> Measurement:
-    """In turns; the link's rate is such that rows take half of the compute to come, and as long to go back."""
+    """In turns; the link's rate is such that rows take a quarter of the compute to come, and as long to go back."""
     found: dict[str, list[float]] = {}
     for seed in scale.seeds:
         for name, seconds in run_layers(seed, scale.pick(full=5, quick=1), scale.pick(full=2048, quick=512)).items():

@@ -8,7 +8,9 @@ from grainline.exhibits.harness import alternate
 
 SOURCES, EXPERTS, WIDTH, HIDDEN = 4, 8, 1024, 1024
 TILE = 128, 256
-SHARE = 0.5  # of the compute that rows take to come, and as long to go back
+SHARE = 0.25
+"""Of the compute, how long rows take to come, and as long to go back. It is less than the second product takes, a third
+of the compute, so that this bounds the layer, as in the closed form."""
 OVERLAPS = ("serial", "chunks", "tile", "fused")
 
 

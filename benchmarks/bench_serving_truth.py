@@ -94,10 +94,15 @@ def main() -> int:
     parser.add_argument("tables", type=Path, help="aiconfigurator_core/systems/data")
     parser.add_argument("--rows", type=int, default=3000, help="of each table at most, drawn at random")
     parser.add_argument("--devices", nargs="*", default=list(DEVICES))
+    parser.add_argument("--ops", type=Path, help="write one engine's rows for grainline plan fleet --ops, and stop")
+    parser.add_argument("--engine", default="vllm", help="with --ops: whose")
     arguments = parser.parse_args()
     if not any((arguments.tables / device).is_dir() for device in arguments.devices):
         print(f"{arguments.tables} has no folder {arguments.devices}: see the head of this file", file=sys.stderr)
         return 1
+    if arguments.ops is not None:
+        write_ops(arguments.ops, arguments.tables, arguments.devices, arguments.engine, arguments.rows)
+        return 0
     rows = []
     for device in arguments.devices:
         for table in TABLES:
@@ -162,6 +167,21 @@ def read(path: Path, table: str, device: str, most: int) -> list[Row]:
         if len(found) == most:
             break
     return found
+
+
+def write_ops(out: Path, tables: Path, devices: list[str], engine: str, most: int) -> None:
+    """As the file that `plan.serving.measured_ops` reads; latent attention has no place there."""
+    lines = ["type,family,dtype,weights,sizes,seconds"]
+    for device in devices:
+        for table in (name for name in TABLES if "mla" not in name and name != "nccl"):
+            for who, _, path in latest(tables / device, table):
+                for row in read(path, table, device, most) if who == engine else ():
+                    if "fp8_block" not in row.group:
+                        op = row.op
+                        sizes = " ".join(f"{size:g}" for size in op.sizes)
+                        lines.append(f"{DEVICES[device]},{op.family},{op.dtype},{op.weights},{sizes},{row.seconds:.4g}")
+    out.write_text("\n".join(lines) + "\n")
+    print(f"{len(lines) - 1} ops in {out}")
 
 
 def op_of(table: str, row: Mapping[str, Any]) -> Op | None:

@@ -22,6 +22,7 @@ class Engine:
     flash_attention: bool = True
     scatters: bool = True  # of tensor-parallel ranks each sends its part to the next stage (arXiv 2104.04473, 4.1)
     overlaps_tensor: bool = True  # backward, beside the gradients of a linear layer
+    overlaps_pipeline: bool = True  # receives are posted before a stage needs them; else it waits for each
     overlaps_data: bool = True  # sums of gradients run beside the backward of the last micro-batch
     overlaps_experts: bool = False  # all-to-alls run beside the shared experts
     own_counts: bool = False  # activations as plan/memory.py counts grainline's own blocks
@@ -65,6 +66,7 @@ ENGINES: Mapping[str, Engine] = {
         12,
         STEP + CLIP + 8 + 6 + 4,
         flash_attention=False,
+        overlaps_pipeline=False,
         overlaps_data=False,
         parallel=MEGATRON_FEATURES,
         schedules=("1f1b", "interleaved"),
@@ -82,6 +84,7 @@ ENGINES: Mapping[str, Engine] = {
         sent_bytes=2,
         flash_attention=False,
         overlaps_tensor=False,
+        overlaps_pipeline=False,
         overlaps_data=False,
         parallel=MEGATRON_FEATURES,
         schedules=("1f1b", "interleaved"),

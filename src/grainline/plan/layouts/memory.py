@@ -73,6 +73,11 @@ def held(problem: Problem, st: Strategy, counts: NDArray[np.float64], m: int) ->
     return found
 
 
+def kept(problem: Problem, st: Strategy) -> Floats:
+    """By kind of cell, bytes that a micro-batch keeps for its backward."""
+    return _activations(problem, st)[0]
+
+
 def _activations(problem: Problem, st: Strategy) -> tuple[Floats, Floats, Floats]:
     """Bytes by kind of cell: kept for a backward, of logits, and of what is made again by itself."""
     key = ("kept", st.tensor, st.context, st.expert, st.expert_tensor, st.sequences, st.sequence_parallel, st.recompute)

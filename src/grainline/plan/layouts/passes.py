@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from grainline.plan.layouts.estimate import Floats
 from grainline.plan.layouts.pricing import COMPUTE, EXPERT, FORWARD, WEIGHTS
 from grainline.plan.layouts.problem import Problem
@@ -33,8 +35,9 @@ def passes(problem: Problem, st: Strategy, of_rank: Floats, m: int) -> Passes:
     if st.pipeline == 1:
         return Passes(slowest, total, forward, 0.0, 0.0, 0.0)
     sent, inside = _messages(problem, st)
+    often = rounds(st.schedule, st.pipeline, m, problem.engine.overlaps_pipeline)
     waits = bubble(st.schedule, st.chunks, forward, total - forward, of_rank[:, WEIGHTS], m)
-    sent, inside = (rounds(st.schedule, st.pipeline, m) * each for each in (sent, inside))
+    sent, inside = (often * each for each in (sent, inside))
     return Passes(slowest, total, forward, waits, sent, inside)
 
 
@@ -50,18 +53,39 @@ def bubble(schedule: str, chunks: int, forward: Floats, backward: Floats, weight
             return others + (m - 1) * (float(forward.max() + backward.max()) - most)
         case "interleaved":
             return others / chunks
-        case "zb-h1":  # weights' gradients fill what they can of it
-            return max(0.0, others - float(weights.sum() - weights[both.argmax()]))
-    return others
+        case "zb-h1":  # weights' gradients hold up nobody, and fill as much (arXiv 2401.10241, section 2.2)
+            return max(0.0, others - 2 * float(weights.sum() - weights[both.argmax()]))
+    return _one_forward_one_backward(forward, backward, m) - m * most
 
 
-def rounds(schedule: str, ranks: int, m: int) -> float:
-    """How often the round trip of messages through the pipeline is on the critical path (arXiv 2405.18093, section 4).
+def _one_forward_one_backward(forward: Floats, backward: Floats, m: int) -> float:
+    """Seconds until the rank ends that has most to wait for and to do.
 
-    In 1F1B a rank can't go on without a gradient that has gone there and back, once for each p micro-batches; where all
-    forwards come first, messages follow one another closely, and only the first ones are waited for.
+    Rank s gets its first micro-batch when those before it have passed it on, and its last gradient has to go through
+    them. Its first gradient comes back after all later ranks, S = Σ (f + b), while it does k = min(m, p − s) − 1 more
+    forwards; the gradient of its last forward takes as long, while it does k backwards.
     """
-    return 1.0 if schedule == "gpipe" else max(1.0, m / ranks)
+    both = forward + backward
+    before = both.cumsum() - both
+    later = both.sum() - before - both
+    k = np.minimum(m, len(both) - np.arange(len(both))) - 1
+    waits = np.maximum(0.0, later - k * forward) + np.maximum(0.0, later - k * backward)
+    return float((before + m * both + waits).max())
+
+
+def rounds(schedule: str, ranks: int, m: int, overlaps: bool) -> float:
+    """How often the round trip of messages through the pipeline is on the critical path.
+
+    In 1F1B a rank can't go on without a gradient that has gone there and back, once for each p micro-batches (arXiv
+    2405.18093, section 4). Where all forwards come first, or more of them than the way needs as with several chunks,
+    those that follow are waited for only if receives aren't posted ahead (`overlaps`).
+    """
+    if schedule == "gpipe":
+        return 1.0 if overlaps else 1 + (m - 1) / (ranks - 1)
+    if overlaps and schedule == "interleaved":
+        return 1.0
+    # Of a zero-bubble schedule's messages, weights' gradients hide about half.
+    return max(1.0, m / ranks * (0.5 if overlaps and schedule == "zb-h1" else 1.0))
 
 
 def _messages(problem: Problem, st: Strategy) -> tuple[float, float]:

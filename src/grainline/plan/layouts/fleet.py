@@ -245,7 +245,17 @@ class Fleet:
         for node, members in crossing.items():
             across = min(across, self.ways.leaving[node] / members)
         begin = (self.ways.across if nodes > 1 else self.ways.inside).start_seconds
-        return Ring(size, nodes, local, inside, near, across, far, begin)
+        shared = nodes > 1 and local > 1 and self._one_port([start + i * stride for i in range(size)])
+        return Ring(size, nodes, local, inside, near, across, far, begin, shared)
+
+    def _one_port(self, group: Sequence[int]) -> bool:
+        """Whether the first of a group sends to members in its node and to others over the same wire."""
+        first, route = group[0], self.ways.wires.route
+        near = next((r for r in group[1:] if self.nodes[r] == self.nodes[first]), None)
+        far = next((r for r in group[1:] if self.nodes[r] != self.nodes[first]), None)
+        if near is None or far is None:
+            return False
+        return bool({*route(self.order[first], self.order[near])} & {*route(self.order[first], self.order[far])})
 
     def hop(self, distance: int, start: int = 0, stop: int | None = None) -> Ring:
         """From each rank of `start` … `stop` to the one `distance` on, all at once: for messages between stages.

@@ -50,6 +50,7 @@ class Ring:
     across_bytes_per_second: float  # of each member, all groups sending at once
     across_latency: float
     start_seconds: float = 0.0
+    shared: bool = False  # messages inside a node and those that leave it cross one port
 
     def gather(self, count: float) -> float:
         """Seconds of an all-gather or reduce-scatter of `count` bytes in all (Patarasuk & Yuan 2009)."""
@@ -71,9 +72,9 @@ class Ring:
             return 0.0
         near = (self.local - 1) / self.size * count
         far = (self.size - self.local) / self.size * count
-        seconds = max(
-            near / self.inside_bytes_per_second if near else 0.0, far / self.across_bytes_per_second if far else 0.0
-        )
+        inside = near / self.inside_bytes_per_second if near else 0.0
+        across = far / self.across_bytes_per_second if far else 0.0
+        seconds = inside + across if self.shared else max(inside, across)
         latency = self.across_latency * (self.nodes > 1) + self.inside_latency * (self.local > 1)
         return seconds + latency + self.start_seconds
 

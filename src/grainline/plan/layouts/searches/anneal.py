@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from grainline.plan.layouts.fleet import Fleet
 from grainline.plan.layouts.problem import Problem
@@ -28,8 +29,9 @@ Order = tuple[int, ...]
 
 def anneal(problem: Problem, pins: Pins, budget: Budget) -> Found:
     """Half of the time for strategies, half for orders; never worse than the order that the cluster has."""
-    first = exhaustive(problem, pins, Budget(budget.seconds / 2, max(NARROWED, budget.keep), budget.seed, budget.tell))
-    ranking = Ranking(budget.keep)
+    half = replace(budget, seconds=budget.seconds / 2, keep=max(NARROWED, budget.keep))
+    first = exhaustive(problem, pins, half)
+    ranking = Ranking(budget.keep, budget.objective)
     for ranked in first.best:
         ranking.add(ranked)
     narrowed = first.best[:NARROWED]

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 from itertools import permutations
 
 from grainline.documents import GrainlineError
+from grainline.plan.layouts import objective
 from grainline.plan.layouts.fleet import Fleet
+from grainline.plan.layouts.objective import Objective
 from grainline.plan.layouts.problem import Problem
 from grainline.plan.layouts.space import Pins
 from grainline.plan.layouts.step import Estimate, evaluate
@@ -31,12 +33,12 @@ class Ranked:
         """Of a step."""
         return self.estimate.step_seconds
 
-    @property
-    def key(self) -> tuple[float, int]:
-        """What a ranking goes by: seconds to a millionth, then how many kinds of groups there are."""
+    def key(self, objective: Objective) -> tuple[float, int]:
+        """What a ranking goes by: the objective to six digits, then how many kinds of groups there are."""
         st = self.estimate.strategy
         sizes = (st.tensor, st.context, st.pipeline, st.expert, st.expert_tensor, st.chunks)
-        return float(f"{self.seconds:.6g}"), sum(size > 1 for size in sizes) + (st.recompute != "none")
+        groups = sum(size > 1 for size in sizes) + (st.recompute != "none")
+        return float(f"{objective(self.estimate, self.fleet):.6g}"), groups
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Found:
     too_large: int  # strategies that don't fit into memory
     nearest: Estimate | None  # of those the one that lacks least
     complete: bool  # whether all that was to be looked at was
+    interrupted: bool = False  # by Ctrl-C
 
     def first(self) -> Ranked:
         """The best; raises GrainlineError with what would make one feasible where none is."""
@@ -67,6 +70,9 @@ class Budget:
     seconds: float = 60.0
     keep: int = 10
     seed: int = 0
+    objective: Objective = objective.time
+    skip: int = 0  # strategies that an interrupted search has looked at before
+    known: tuple[Ranked, ...] = ()  # what it had found
     tell: Tell = lambda evaluated, best: None
     started: float = field(default_factory=time.monotonic)
 
@@ -82,8 +88,8 @@ Search = Callable[[Problem, Pins, Budget], Found]
 class Ranking:
     """The best of what has been evaluated so far, each strategy once."""
 
-    def __init__(self, keep: int) -> None:
-        self.keep = keep
+    def __init__(self, keep: int, objective: Objective) -> None:
+        self.keep, self.objective = keep, objective
         self.nearest: Estimate | None = None
         self.counts: Counter[str] = Counter()
         self._heap: list[tuple[tuple[float, int], int, Ranked]] = []  # the worst first, keys negated
@@ -97,8 +103,8 @@ class Ranking:
             if self.nearest is None or estimate.occupancy < self.nearest.occupancy:
                 self.nearest = estimate
             return
-        seconds, groups = ranked.key
-        entry = (-seconds, -groups), -self.counts["evaluated"], ranked
+        least, groups = ranked.key(self.objective)
+        entry = (-least, -groups), -self.counts["evaluated"], ranked
         if len(self._heap) < self.keep:
             heapq.heappush(self._heap, entry)
         elif entry > self._heap[0]:
@@ -109,22 +115,33 @@ class Ranking:
         """So far."""
         return max(self._heap)[2] if self._heap else None
 
-    def found(self, *, complete: bool) -> Found:
+    def found(self, *, complete: bool, interrupted: bool = False) -> Found:
         """As a search returns it."""
         best = tuple(ranked for *_, ranked in sorted(self._heap, reverse=True))
-        return Found(best, self.counts["evaluated"], self.counts["too large"], self.nearest, complete)
+        counts = self.counts
+        return Found(best, counts["evaluated"], counts["too large"], self.nearest, complete, interrupted)
 
 
 def rank_all(problems: Iterable[tuple[Problem, Iterable[Strategy]]], budget: Budget) -> Found:
-    """Evaluate each strategy on its problem, as long as there is time."""
-    ranking = Ranking(budget.keep)
-    for problem, strategies in problems:
-        for strategy in strategies:
-            ranking.add(Ranked(evaluate(problem, strategy), problem.fleet))
-            if ranking.counts["evaluated"] % 256 == 0:
-                budget.tell(ranking.counts["evaluated"], ranking.best)
-                if budget.spent:
-                    return ranking.found(complete=False)
+    """Evaluate each strategy on its problem, as long as there is time; Ctrl-C ends it with what there is."""
+    ranking = Ranking(budget.keep, budget.objective)
+    for ranked in budget.known:
+        ranking.add(ranked)
+    ranking.counts["evaluated"] = budget.skip
+    seen = 0
+    try:
+        for problem, strategies in problems:
+            for strategy in strategies:
+                seen += 1
+                if seen <= budget.skip:
+                    continue
+                ranking.add(Ranked(evaluate(problem, strategy), problem.fleet))
+                if seen % 256 == 0:
+                    budget.tell(seen, ranking.best)
+                    if budget.spent:
+                        return ranking.found(complete=False)
+    except KeyboardInterrupt:
+        return ranking.found(complete=False, interrupted=True)
     return ranking.found(complete=True)
 
 

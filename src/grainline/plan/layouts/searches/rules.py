@@ -19,7 +19,7 @@ from grainline.plan.layouts.strategy import Strategy
 
 def rules(problem: Problem, pins: Pins, budget: Budget) -> Found:
     """The first sizes, in the order of the rules, of which one fits; ranked among themselves."""
-    ranking = Ranking(budget.keep)
+    ranking = Ranking(budget.keep, budget.objective)
     for _, group in groupby(_in_order(problem, pins), key=_step_of):
         for strategy in group:
             ranking.add(Ranked(evaluate(problem, strategy), problem.fleet))

@@ -58,6 +58,11 @@ def test_the_toy_from_a_measured_profile(tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["cost"] == pytest.approx(7.34)
 
 
+def test_traffic_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "fleet", "Llama-2-7B", "--types", "A10G", "--tpot", "120"]) == 2
+    assert "give --traffic" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

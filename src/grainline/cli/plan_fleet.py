@@ -20,7 +20,7 @@ def run(
     model: str,
     /,
     *,
-    traffic: Path,
+    traffic: Path | None = None,
     types: tuple[str, ...] = (),
     tpot: float | None = None,
     ttft: float | None = None,
@@ -95,6 +95,8 @@ def run(
     from grainline.plan.serving.measured_ops import read_ops
     from grainline.plan.serving.throughput import Objective
 
+    if traffic is None:
+        raise GrainlineError("give --traffic: a file with buckets or requests, as in examples/traffic.")
     if (profile is None) == (not types):
         raise GrainlineError("give --types, whose throughput is estimated, or --profile with measured figures.")
     if requests < 0:

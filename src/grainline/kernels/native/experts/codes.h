@@ -1,7 +1,7 @@
 // Weights as codes of 8 or 4 bits (coded.py). A word of a line belongs to one of sixteen rows, so that a line's products
-// are sums of sixteen rows. In a word are codes of neighbours along the depth: four of 8 bits, or eight of 4 bits, of which
-// the first four are the lower halves of its bytes; each stands for its value less 128, or 8. A scale belongs to each group
-// of `group` codes of a row, [groups][16].
+// are sums of sixteen rows. In a word are codes of neighbours along the depth: four of 8 bits, or eight of 4 bits, of
+// which the first four are the lower halves of its bytes; each stands for its value less 128, or 8. A scale belongs to
+// each group of `group` codes of a row, [groups][16].
 #pragma once
 
 #include "rows.h"
@@ -78,9 +78,10 @@ struct FloatCodes : Codes<Bits> {
             __builtin_prefetch(by + ROWS * this->groups);
             for (i64 k = begin; k < begin + this->group; k += STEP, from += LINE) {
                 near.step();
-                for (i64 p = 0; p < PARTS<N>; ++p)
-                    add<M>(std::make_index_sequence<static_cast<std::size_t>(STEP)>{}, load_as<Words<N>>(from + 4 * p * n), x, k,
-                           sums[p]);
+                for (i64 p = 0; p < PARTS<N>; ++p) {
+                    const Words<N> words = load_as<Words<N>>(from + 4 * p * n);
+                    add<M>(std::make_index_sequence<static_cast<std::size_t>(STEP)>{}, words, x, k, sums[p]);
+                }
             }
             for (i64 p = 0; p < PARTS<N>; ++p)
                 for (i64 m = 0; m < M; ++m) total[p][m] += load<N>(by + p * n) * sums[p][m];
@@ -127,7 +128,8 @@ struct FixedCodes : Codes<Bits> {
         for (i64 g = 0; g < this->groups; ++g, begin += DIGITS) {
             std::int32_t sums[DIGITS] = {};
             for (i64 k = g * this->group; k < (g + 1) * this->group; k += 16) {
-                __m512i rest = _mm512_maskz_cvtps_epi32(0xffff, _mm512_maskz_mul_ps(0xffff, _mm512_loadu_ps(x + k), by));
+                const __m512 scaled = _mm512_maskz_mul_ps(0xffff, _mm512_loadu_ps(x + k), by);
+                __m512i rest = _mm512_maskz_cvtps_epi32(0xffff, scaled);
                 for (i64 d = DIGITS - 1; d >= 0; --d) {
                     alignas(16) signed char four[16];
                     _mm_store_si128(reinterpret_cast<__m128i *>(four), _mm512_maskz_cvtepi32_epi8(0xffff, rest));

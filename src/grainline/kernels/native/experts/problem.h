@@ -51,7 +51,7 @@ struct Problem {
     void *d_x;           // [T, D]
     void *d_w13, *d_w2;  // as the weights
     // Quantised weights: codes are where the weights would be, a scale stands for `group` of them along the depth.
-    const float *scale13, *scale2;  // [E, 2, F, D' / group], [E, D, F' / group]; D', F': rounded up to 128
+    const float *scale13, *scale2;  // [E, 2, F / 16, D / group, 16], [E, D / 16, F / group, 16] (codes.h)
     i64 group;
     bool adds;  // d_w13 and d_w2 are added to
 };

@@ -39,8 +39,8 @@ struct Plain {
     i64 bytes() const { return rows * depth * static_cast<i64>(sizeof(W)); }
     const W *row(i64 matrix, i64 row) const { return weights + (matrix * rows + row) * depth; }
     Run run(i64 matrix, i64 first, i64 count) const {
-        return {reinterpret_cast<const char *>(row(matrix, first)), reinterpret_cast<const char *>(row(matrix, first + count)),
-                nullptr};
+        const W *begin = row(matrix, first), *end = row(matrix, first + count);
+        return {reinterpret_cast<const char *>(begin), reinterpret_cast<const char *>(end), nullptr};
     }
 
     i64 token_bytes() const { return up_to(depth, BLOCK) * 4; }

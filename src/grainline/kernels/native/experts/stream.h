@@ -109,7 +109,8 @@ struct Few {
         shares.stage(crew, active * hidden_blocks(), [&](i64 task, i64 next) {
             hidden(task, next >= 0 ? gate_run(next) : down_run(shares.first(blocks_D), 0), gate, up);
         });
-        shares.stage(crew, p.entries, [&](i64 entry, i64) { w2.prepare(act + entry * wide_F, a + entry * w2.token_bytes()); });
+        shares.stage(crew, p.entries,
+                     [&](i64 entry, i64) { w2.prepare(act + entry * wide_F, a + entry * w2.token_bytes()); });
         shares.stage(crew, blocks_D, [&](i64 task, i64 next) { down(task, next, found); });
     }
 };

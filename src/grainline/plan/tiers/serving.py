@@ -125,8 +125,8 @@ def _check_room(machine: Machine, weights: float, cache: float) -> None:
     if need > room:
         raise GrainlineError(
             f"weights of {weights / 1e9:,.1f} GB and a cache of {cache / 1e9:,.1f} GB (batch × (context + out)) "
-            f"are more than the {room / 1e9:,.1f} GB of {where}. Lower batch, context or out, take a narrower dtype, or "
-            "more memory."
+            f"are more than the {room / 1e9:,.1f} GB of {where}. Lower batch, context or out, take a narrower dtype, "
+            "or more memory."
         )
 
 

@@ -3,8 +3,8 @@
 Two constants are fitted, what matrix products and memory reach of an A100's data sheet (`pace.Reach`), and to nothing
 but the ten rows of PTD-P's table 1 (arXiv 2104.04473). They are then held against what they never saw: the eight rows
 of table 5 of arXiv 2205.05198 (22B to 1T parameters, all activations computed again or attention's alone), and that
-paper's figures 1 and 7 for activations. These rows are the ones that Calculon (arXiv 2306.03294) validates itself on;
-with --calculon it runs beside, on the same rows.
+paper's figures 1 and 7 for activations; those rows are what Calculon (arXiv 2306.03294) validates itself on, and with
+--calculon it runs beside. And four runs with experts on H100 (arXiv 2504.14960, table 1), by order and share of the peak.
 
     python benchmarks/bench_planner_truth.py [--calculon FOLDER] [--calculon-python PYTHON]
 """
@@ -33,13 +33,20 @@ from grainline.plan.layouts.fleet import Fleet
 from grainline.plan.layouts.memory import in_flight, kept
 from grainline.plan.layouts.pace import Reach
 from grainline.plan.layouts.problem import Problem
-from grainline.plan.layouts.shape import Shape
+from grainline.plan.layouts.shape import Experts, Shape
 from grainline.plan.layouts.step import Estimate, evaluate
 from grainline.plan.layouts.strategy import Recompute, Strategy
+from grainline.plan.layouts.work import Load
 
 RESULT = Path(__file__).parent / "results" / "planner_truth.json"
 LENGTH, VOCABULARY = 2048, 51_200
 BUDGET = {"time mean": 0.037, "time worst": 0.089, "activations mean": 0.021}  # what Calculon reports of itself
+
+
+FOLDING = {  # experts, chosen, hidden → (t, e, et), per cent of the peak; arXiv 2504.14960, 128 H100, p = 8
+    (8, 2, 16384): {(2, 4, 2): 46.3, (2, 8, 1): 49.3},
+    (64, 8, 2048): {(2, 8, 2): 17.1, (4, 8, 1): 28.8},
+}
 
 
 class Model(NamedTuple):
@@ -121,7 +128,14 @@ def main() -> int:
         for w, real in ways.items()
     ]
     told("figure 7, per cent of all activations", figure_7)
+    folded = [
+        row(f"E{experts[0]} t{t} e{e} et{et}", folding(experts, (t, e, et)), real)
+        for experts, ways in FOLDING.items()
+        for (t, e, et), real in ways.items()
+    ]
+    told("unseen: arXiv 2504.14960, experts on H100, per cent of the peak (chunks aren't published: one)", folded)
     result: dict[str, Any] = {
+        "folding": folded,
         "fitted": {"products": reach.products, "memory": reach.memory, "rows": rows},
         "used": {"products": Reach().products, "memory": Reach().memory},
         "table 5": times,
@@ -226,6 +240,41 @@ def activations(name: str, way: str) -> float:
     masks = kept(problem, strategy)[problem.kinds.index("embedding")]
     waiting = in_flight(strategy, np.arange(strategy.pipeline), strategy.microbatches(problem.batch_sequences))[0]
     return float(evaluate(problem, strategy).memory[0].activations - masks * waiting)
+
+
+def folding(experts: tuple[int, int, int], way: tuple[int, int, int]) -> float:
+    """Model FLOPs over the peak's, in per cent, of Mixtral 8x22B or its fine-grained kin; a capacity of 1 is even."""
+    count, chosen, inner = experts
+    t, e, et = way
+    h, heads, kv, layers, batch, length, gpus = 6144, 48, 8, 56, 256, 4096, 128
+    size = h // heads
+    shape = Shape(
+        layers=layers,
+        hidden=h,
+        vocabulary=32_768,
+        heads=heads,
+        query_width=h,
+        key_width=kv * size,
+        value_width=kv * size,
+        mixed_width=h,
+        attention_matrices=2 * h * size * (heads + kv),
+        low=(),
+        into=((h, size * (heads + 2 * kv)),),
+        score_flops=4.0 * h,
+        ffn_hidden=inner,
+        experts=Experts(count, chosen, inner, choices=count),
+        sparse_layers=frozenset(range(layers)),
+        key_heads=kv,
+    )
+    devices = Fleet.of(cluster_of("16x(8xH100)@NDR"))
+    problem = Problem(shape, devices, ENGINES["megatron"], batch, length, imbalance=Load())
+    strategy = Strategy(
+        tensor=t, pipeline=8, data=gpus // 8 // t, expert=e, expert_tensor=et, schedule="1f1b", shard="optimizer"
+    )
+    active = layers * (shape.attention_matrices + 3 * h * inner * chosen) + shape.table_parameters
+    flops = batch * length * (6 * active + 3 * layers * shape.score_flops * length / 2)
+    peak = devices.types[0].flops_per_second["bfloat16"]
+    return 100 * flops / (evaluate(problem, strategy).step_seconds * gpus * peak)
 
 
 def calculon(folder: Path, python: str) -> dict[str, Any]:

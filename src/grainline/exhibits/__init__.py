@@ -6,6 +6,7 @@ EXHIBITS: dict[str, str] = {
     "comet-moe": "comet_moe",
     "flashmoe": "flashmoe",
     "exflow": "exflow",
+    "fenghuang": "fenghuang",
     "gpipe": "gpipe",
     "hecto": "hecto",
     "hep-daq": "hep_daq",

@@ -4,7 +4,7 @@ Two constants are fitted, what matrix products and memory reach of an A100's dat
 but the ten rows of PTD-P's table 1 (arXiv 2104.04473). They are then held against what they never saw: the eight rows
 of table 5 of arXiv 2205.05198 (22B to 1T parameters, all activations computed again or attention's alone), and that
 paper's figures 1 and 7 for activations; those rows are what Calculon (arXiv 2306.03294) validates itself on, and with
---calculon it runs beside. And four runs with experts on H100 (arXiv 2504.14960, table 1), by order and share of the peak.
+--calculon it runs beside. And four runs with experts on H100 (arXiv 2504.14960, table 1), by their share of the peak.
 
     python benchmarks/bench_planner_truth.py [--calculon FOLDER] [--calculon-python PYTHON]
 """

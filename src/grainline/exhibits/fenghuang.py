@@ -1,8 +1,8 @@
 """FengHuang (arXiv 2511.10753): small local memories, one pool, paging ahead, reductions in memory.
 
 What follows from published figures is derived (local memory, collectives). Half as many accelerators at kept speed is
-worked out for uniform routing and FP8 at the data sheets' rates: that depends on what a small all-reduce on NVLink takes,
-so the time at which both are equal is told. All is simulated, as in the report.
+worked out for uniform routing and FP8 at the data sheets' rates: that depends on what a small all-reduce on NVLink
+takes, so the time at which both are equal is told. All is simulated, as in the report.
 """
 
 from __future__ import annotations

@@ -13,24 +13,24 @@ def run(
     plan: Path,
     /,
     *,
-    model: str,
-    to: str,
-    batch_tokens: str = "4M",
-    length: int = 4096,
+    to: str = "megatron",
+    model: str | None = None,
+    batch_tokens: str | None = None,
+    length: int | None = None,
     out: Path | None = None,
     json: bool = False,
 ) -> int:
     """Write the flags that run a plan elsewhere. What the engine has no flag for is refused by name.
 
       grainline plan train Ling-flash-2.0 --cluster "8x(8xH100)@NDR" --save-plan plan.toml
-      grainline plan export plan.toml --model Ling-flash-2.0 --to megatron --out train.sh
+      grainline plan export plan.toml --to megatron --out train.sh
 
     Args:
         plan: a plan (.toml or .json)
-        model: a listed name (grainline plan models), a config (.toml, .json), a folder, or ORG/NAME on the hub
         to: megatron, torchtitan or vllm
-        batch_tokens: tokens of an optimiser step, as in grainline plan train
-        length: tokens of a sequence
+        model: a listed name, a config, a folder, or ORG/NAME on the hub; default: what the plan was made for
+        batch_tokens: tokens of an optimiser step; default: what the plan was made for
+        length: tokens of a sequence; default: what the plan was made for
         out: write a shell script; default: print it
         json: print one JSON object
     """
@@ -43,8 +43,14 @@ def run(
         raise GrainlineError(
             f"--to {to}: there is no such export.{nearest(to, EXPORTS)} There are {', '.join(EXPORTS)}."
         )
-    tokens = tokens_of(batch_tokens)
-    found = EXPORTS[to](Run(Plan.load(plan), config_of(model), model, max(1, tokens // length), length))
+    document = Plan.load(plan)
+    made = document.made_for
+    model = model or (made.model if made else None)
+    tokens = tokens_of(batch_tokens) if batch_tokens else made.batch_tokens if made else None
+    length = length or (made.sequence_length if made else None)
+    if model is None or tokens is None or length is None:
+        raise GrainlineError(f"{plan}: it doesn't say what it was made for: give --model, --batch-tokens and --length.")
+    found = EXPORTS[to](Run(document, config_of(model), model, max(1, tokens // length), length))
     if out is not None:
         write_atomically(out, found.script())
         out.chmod(0o755)

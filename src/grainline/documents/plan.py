@@ -91,6 +91,20 @@ class Execution(Part):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
 
+class MadeFor(Part):
+    """What a plan was made for, and what was expected of it: so that it can be simulated, compared and exported."""
+
+    model: str = Field(description="a listed name, a config's file, a folder, or ORG/NAME")
+    cluster: str = Field(description="a file, or shorthand")
+    batch_tokens: PositiveInt
+    sequence_length: PositiveInt
+    dtype: str = "bfloat16"
+    engine: str = "megatron"
+    step_seconds: NonNegativeFloat | None = Field(None, description="expected …")
+    low_seconds: NonNegativeFloat | None = Field(None, description="… and nine times in ten no less than this …")
+    high_seconds: NonNegativeFloat | None = Field(None, description="… and no more than this")
+
+
 class Plan(Document):
     """Layout and execution. Its keys are disjoint from a Recipe's."""
 
@@ -100,6 +114,7 @@ class Plan(Document):
     execution: Execution = Execution()
     pipeline: Pipeline | None = None
     placement: ExpertPlacement | None = None
+    made_for: MadeFor | None = None
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -264,7 +264,8 @@ class Fleet:
         """
         stop = len(self) - distance if stop is None else stop
         if self.uniform and distance > 0:
-            start, stop = 0, min(stop - start, self.regions[0].per_node)
+            per_node = self.regions[0].per_node
+            start, stop = start % per_node, start % per_node + min(stop - start, per_node)
         key = (-1, distance, start, stop)
         if key not in self._rings:
             self._rings[key] = self._between(distance, start, stop)
@@ -280,7 +281,7 @@ class Fleet:
         for node, members in crossing.items():
             rate = min(rate, self.ways.leaving[node] / members)
         begin = (self.ways.across if crossing else self.ways.inside).start_seconds
-        return Ring(2, 2, 1, rate, latency, rate, latency, begin)
+        return Ring(2, 2 if crossing else 1, 1, rate, latency, rate, latency, begin)
 
 
 def _source(cluster: Cluster, ends: int) -> Source:

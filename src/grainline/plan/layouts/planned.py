@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from grainline.documents import GrainlineError, Plan
 from grainline.documents.plan import Execution, Layout, Pipeline
 from grainline.plan.layouts.fleet import Fleet
 from grainline.plan.layouts.strategy import Recompute, Strategy
+
+
+def cells_of_model(cells: Sequence[str], cut: Sequence[int]) -> tuple[int, ...]:
+    """A cut of a problem's cells as one of the model's: multi-token prediction is one cell there, and two here."""
+    ends = [0, *accumulate(cut)]
+    return tuple(size + cells[end - size : end].count("mtp") for size, end in zip(cut, ends[1:], strict=True))
 
 
 def to_plan(strategy: Strategy, batch_sequences: int, cut: Sequence[int] = (), fleet: Fleet | None = None) -> Plan:

@@ -88,8 +88,5 @@ def _row(problem: Problem, st: Strategy, start: int, stop: int) -> Row:
 def between(fleet: Fleet, st: Strategy) -> tuple[Ring, ...]:
     """From each pipeline rank to the next, and from the last back to the first."""
     p, width = st.pipeline, st.width
-    if fleet.uniform:
-        steps: tuple[Ring, ...] = (fleet.hop(width, 0, st.ranks - width),) * (p - 1)
-    else:
-        steps = tuple(fleet.hop(width, r * width, (r + 1) * width) for r in range(p - 1))
+    steps = tuple(fleet.hop(width, r * width, (r + 1) * width) for r in range(p - 1))
     return (*steps, fleet.hop(width - st.ranks, st.ranks - width, st.ranks))

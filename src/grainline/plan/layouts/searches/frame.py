@@ -73,6 +73,7 @@ class Budget:
     objective: Objective = objective.time
     skip: int = 0  # strategies that an interrupted search has looked at before
     known: tuple[Ranked, ...] = ()  # what it had found
+    too_large: int = 0  # and how many had not fitted
     tell: Tell = lambda evaluated, best: None
     started: float = field(default_factory=time.monotonic)
 
@@ -127,7 +128,8 @@ def rank_all(problems: Iterable[tuple[Problem, Iterable[Strategy]]], budget: Bud
     ranking = Ranking(budget.keep, budget.objective)
     for ranked in budget.known:
         ranking.add(ranked)
-    ranking.counts["evaluated"] = budget.skip
+    ranking.counts.update(evaluated=budget.skip - len(budget.known))
+    ranking.counts["too large"] = budget.too_large
     seen = 0
     try:
         for problem, strategies in problems:

@@ -16,6 +16,7 @@ from grainline.plan.layouts.engine import ENGINES
 from grainline.plan.layouts.fleet import Fleet
 from grainline.plan.layouts.load import Imbalance, of_counts
 from grainline.plan.layouts.problem import Problem
+from grainline.plan.layouts.rows import between
 from grainline.plan.layouts.shape import Shape
 from grainline.plan.layouts.step import evaluate
 from grainline.plan.layouts.strategy import Strategy
@@ -110,6 +111,15 @@ def test_memory_of_our_own_engine_is_as_plan_memory_counts_it(model: ModelConfig
     assert memory.weights + memory.gradients + memory.optimizer == pytest.approx(state.total, rel=0.02)
     kept = sum(own.kept_bytes(model, cell, batch) for cell in cells)
     assert memory.activations + memory.logits == pytest.approx(kept, rel=0.02)
+
+
+def test_stages_of_one_node_are_joined_inside_it() -> None:
+    """Of eight stages on two nodes of eight devices, two devices each, one message in seven leaves a node."""
+    fleet = Fleet.of(cluster_of("2x(8xA100-80)@HDR"))
+    *steps, back = between(fleet, Strategy(tensor=2, pipeline=8))
+    fast = [step.across_bytes_per_second > 1e11 for step in steps]
+    assert fast == [True, True, True, False, True, True, True]
+    assert back.across_bytes_per_second < 1e11
 
 
 def test_eight_bits_halve_operands_and_need_a_device_that_has_them() -> None:

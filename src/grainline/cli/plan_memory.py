@@ -14,7 +14,7 @@ def run(
     model: str,
     /,
     *,
-    cluster: str,
+    cluster: str | None = None,
     batch: int = 8,
     context: int = 4096,
     out: int = 1024,
@@ -68,6 +68,8 @@ def run(
     wanted = Wanted(batch, context, out, dtype, cache_dtype or dtype, lookahead, routing, not through)
     floor = None if all_reduce_us is None else all_reduce_us * 1e-6
     found = {}
+    if cluster is None:
+        raise GrainlineError("Name the cluster (--cluster): a file, or shorthand such as 8xH200.")
     for name in (cluster, against):
         if name is not None:
             try:

@@ -34,6 +34,19 @@ def test_from_model_to_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "--global-batch-size 256" in script
 
 
+def test_plans_are_held_against_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Unlike keys by name; a plan and itself are alike."""
+    plans = [tmp_path / "a.toml", tmp_path / "b.toml"]
+    for plan, size in zip(plans, ("2", "4"), strict=True):
+        assert main([*SMALL, "--pin", f"tensor={size}", "--search", "rules", "--save-plan", str(plan)]) == 0
+    capsys.readouterr()
+    assert main(["plan", "diff", *map(str, plans), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["unlike"]["layout.tensor_parallel"] == [2, 4]
+    assert main(["plan", "diff", str(plans[0]), str(plans[0])]) == 0
+    assert "alike" in capsys.readouterr().out
+
+
 def test_words_name_the_devices_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     """The table on the terminal."""
     assert main([*SMALL, "--search", "rules"]) == 0

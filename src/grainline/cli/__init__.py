@@ -48,9 +48,12 @@ VERBS: dict[str, dict[str, Verb]] = {
         "serve": Verb("serve", "answer the OpenAI HTTP API with a model"),
     },
     "Decide before you pay": {
-        "plan train": Verb("plan_train", "how to spread a model's training over a cluster: the fastest layouts that fit"),
+        "plan train": Verb(
+            "plan_train", "how to spread a model's training over a cluster: the fastest layouts that fit"
+        ),
         "simulate": Verb("simulate", "what a step of pipelined training would take on a cluster"),
         "simulate layer": Verb("simulate_layer", "one MoE layer tile by tile: what hides its communication"),
+        "plan diff": Verb("plan_diff", "what two plans have unlike, and what is expected of each"),
         "plan export": Verb("plan_export", "a plan as the flags of Megatron-LM, torchtitan or vLLM"),
         "plan models": Verb("plan_models", "public architectures that can be planned for by name"),
         "plan size": Verb("plan_size", "message sizes and shapes of products that a cluster likes, and why"),

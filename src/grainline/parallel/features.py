@@ -22,7 +22,10 @@ def refuse_unsupported(plan: Plan, ranks: Ranks) -> None:
     """Raise GrainlineError naming what the plan asks for and can't have: a feature, or ranks that aren't there."""
     missing = [feature for feature in plan.features if feature not in SUPPORTED]
     if missing:
-        raise GrainlineError(f"The plan asks for {', '.join(missing)}, which this release of grainline can't run.")
+        raise GrainlineError(
+            f"The plan asks for {', '.join(missing)}, which this release of grainline can't run. Plan what it can with "
+            "grainline plan train MODEL --engine grainline, or take this plan to another engine: grainline plan export."
+        )
     pipeline = 1 if plan.pipeline is None else plan.pipeline.ranks
     wanted = plan.layout.data_parallel * pipeline
     fixed = "data_parallel" in plan.layout.model_fields_set

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from grainline.documents import GrainlineError
 from grainline.hardware.shorthand import cluster_of
+from grainline.models.catalogue import config_of
 from grainline.plan.layouts import SEARCHES, Budget
 from grainline.plan.layouts.engine import ENGINES
 from grainline.plan.layouts.fleet import Fleet
+from grainline.plan.layouts.partition import Room, partition
 from grainline.plan.layouts.planned import to_plan, to_strategy
 from grainline.plan.layouts.problem import Problem
 from grainline.plan.layouts.shape import Shape
 from grainline.plan.layouts.space import OPEN, Pins, strategies
 from grainline.plan.layouts.step import evaluate
+from grainline.plan.layouts.strategy import Strategy
 
 GPT = Shape.gpt(24, 2048, 16, 51_200)
 
@@ -57,3 +64,49 @@ def test_what_fits_nowhere_says_what_is_short() -> None:
     found = SEARCHES["exhaustive"](large, OPEN, Budget(keep=3))
     with pytest.raises(GrainlineError, match=r"The nearest, .* needs .* GB of 24\.0 GB on pipeline rank"):
         found.first()
+
+
+@given(
+    seconds=st.lists(st.lists(st.integers(1, 9), min_size=7, max_size=7), min_size=2, max_size=2),
+    weights=st.lists(st.lists(st.integers(1, 9), min_size=7, max_size=7), min_size=3, max_size=3),
+    room=st.lists(st.integers(8, 30), min_size=3, max_size=3),
+)
+@settings(deadline=None, max_examples=200)
+def test_cuts_within_memory_are_the_best_there_are(
+    seconds: list[list[int]], weights: list[list[int]], room: list[int]
+) -> None:
+    """Against every cut of seven cells into three stages, of two kinds and with room of their own."""
+    kinds = [0, 1, 0]
+    bound = Room([list(accumulate(row, initial=0)) for row in weights], [float(r) for r in room])
+    cuts = [(a, b - a, 7 - b) for a in range(1, 6) for b in range(a + 1, 7)]
+
+    def spans(cut: tuple[int, ...]) -> list[range]:
+        ends = list(accumulate(cut, initial=0))
+        return [range(a, b) for a, b in pairwise(ends)]
+
+    def fits(cut: tuple[int, ...]) -> bool:
+        return all(sum(weights[s][c] for c in span) <= room[s] for s, span in enumerate(spans(cut)))
+
+    def slowest(cut: tuple[int, ...]) -> int:
+        return max(sum(seconds[kinds[s]][c] for c in span) for s, span in enumerate(spans(cut)))
+
+    found = partition([[float(x) for x in row] for row in seconds], kinds, bound)
+    best = min((slowest(cut) for cut in cuts if fits(cut)), default=None)
+    if found is None:
+        assert best is None
+    else:
+        assert fits(found)
+        assert best is not None
+        assert slowest(found) <= best * 1.002
+
+
+def test_a_full_rank_gives_cells_to_those_with_room() -> None:
+    """Half of the devices are faster, and as large: cut by time alone they would be too full."""
+    shape = Shape.of(config_of("Ling-flash-2.0"))
+    unlike = Problem(shape, Fleet.of(cluster_of("2x(8xH100)@NDR + 2x(8xA100-80)@HDR")), ENGINES["megatron"], 64, 4096)
+    strategy = Strategy(
+        tensor=2, context=2, data=2, pipeline=4, expert=8, sequences=1, schedule="1f1b", shard="optimizer"
+    )
+    found = evaluate(unlike, strategy)
+    assert found.fits
+    assert found.cut[0] >= found.cut[-1]

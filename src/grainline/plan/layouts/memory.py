@@ -73,6 +73,17 @@ def held(problem: Problem, st: Strategy, counts: NDArray[np.float64], m: int) ->
     return found
 
 
+def by_cell(problem: Problem, st: Strategy, m: int) -> tuple[Floats, Floats]:
+    """What `held` comes to cell by cell: bytes of a cell of each kind on each rank, and of a rank whatever it has."""
+    p, engine = st.pipeline, problem.engine
+    kinds = np.eye(len(problem.kinds))
+    each = np.stack([held(problem, st, np.tile(kind, (p, 1)), m) for kind in kinds])
+    once = Memory._fields.index("working")
+    more = 1 + engine.fragmentation
+    fixed = each[:, :, once].max(0) * more + engine.context_bytes + engine.buffer_bytes
+    return each[:, :, :once].sum(2) * more, fixed
+
+
 def kept(problem: Problem, st: Strategy) -> Floats:
     """By kind of cell, bytes that a micro-batch keeps for its backward."""
     return _activations(problem, st)[0]

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from grainline.plan.layouts.partition import even, partition
+from grainline.plan.layouts import memory
+from grainline.plan.layouts.partition import Room, even, partition
 from grainline.plan.layouts.pricing import COMPUTE, EXPERT
 from grainline.plan.layouts.problem import Problem
 from grainline.plan.layouts.rows import Rows
@@ -35,6 +36,7 @@ def stages(problem: Problem, st: Strategy, rows: Rows, tables: NDArray[np.float6
         if found is None:
             by_cell = [[float(row[k]) for k in _places(problem)] for row in seconds]
             cut = partition(by_cell, [int(rows.of[stage % p]) for stage in range(count)])
+            assert cut is not None
             found = problem.memo[key] = _counted(problem, st, cut)
     else:
         key = ("cut", p, st.chunks)
@@ -43,6 +45,25 @@ def stages(problem: Problem, st: Strategy, rows: Rows, tables: NDArray[np.float6
             found = problem.memo[key] = _counted(problem, st, even(len(problem.cells), count))
     assert isinstance(found, Stages)
     return found
+
+
+def fitting(problem: Problem, st: Strategy, rows: Rows, tables: NDArray[np.float64], m: int) -> Stages | None:
+    """The same where the fastest cut has a rank that is too full, and others have room: none over its memory.
+
+    A rank's chunks get equal shares of its room. None where there is no such cut.
+    """
+    p, count = st.pipeline, st.pipeline * st.chunks
+    if not problem.engine.cuts_unevenly or p == 1:
+        return None
+    each, fixed = memory.by_cell(problem, st, m)
+    of_rank = [list(accumulate(each[_places(problem), rank], initial=0.0)) for rank in range(p)]
+    room = (rows.capacity - fixed) / st.chunks
+    seconds = tables[:, :, COMPUTE : EXPERT + 1].sum(2)
+    by_cell = [[float(row[k]) for k in _places(problem)] for row in seconds]
+    ranks = [stage % p for stage in range(count)]
+    bound = Room([of_rank[rank] for rank in ranks], [float(room[rank]) for rank in ranks])
+    cut = partition(by_cell, [int(rows.of[rank]) for rank in ranks], bound)
+    return None if cut is None else _counted(problem, st, cut)
 
 
 def _places(problem: Problem) -> list[int]:

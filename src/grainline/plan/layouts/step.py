@@ -8,6 +8,7 @@ ones event by event. docs/planner.md has the formulas.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from grainline.documents.cluster import Source
 from grainline.plan.layouts import memory
@@ -29,7 +30,7 @@ from grainline.plan.layouts.problem import Problem
 from grainline.plan.layouts.replicas import replicas, update
 from grainline.plan.layouts.ring import SPREAD
 from grainline.plan.layouts.rows import Rows
-from grainline.plan.layouts.stages import stages
+from grainline.plan.layouts.stages import Stages, fitting, stages
 from grainline.plan.layouts.strategy import Strategy
 
 __all__ = ["Estimate", "Memory", "Seconds", "evaluate"]
@@ -45,7 +46,17 @@ def evaluate(problem: Problem, strategy: Strategy) -> Estimate:
     m = st.microbatches(problem.batch_sequences)
     rows = Rows.under(problem, st)
     tables = np.array([table(problem, st, row) for row in rows.rows])
-    cut, counts = stages(problem, st, rows, tables)
+    estimate = _estimate(problem, st, rows, tables, stages(problem, st, rows, tables), m)
+    if estimate.fits or estimate.bytes_of.sum() > rows.capacity.sum():
+        return estimate
+    less = fitting(problem, st, rows, tables, m)
+    return estimate if less is None else _estimate(problem, st, rows, tables, less, m)
+
+
+def _estimate(
+    problem: Problem, st: Strategy, rows: Rows, tables: NDArray[np.float64], held: Stages, m: int
+) -> Estimate:
+    cut, counts = held
     of_rank = counts @ tables[0] if len(rows.rows) == 1 else np.einsum("pk,pkf->pf", counts, tables[rows.of])
     found = passes(problem, st, of_rank, m)
     slow = of_rank[found.slowest]

@@ -2,8 +2,8 @@
 
     python benchmarks/bench_planner.py [--seconds 60] [--save]
 
-The public planner Calculon evaluates about 260 a second on one core. No layout is pruned: each that divides model, batch
-and cluster is evaluated.
+The public planner Calculon evaluates about 260 a second on one core. No layout is pruned: each that divides model,
+batch and cluster is evaluated.
 """
 
 from __future__ import annotations

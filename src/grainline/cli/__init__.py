@@ -53,6 +53,8 @@ VERBS: dict[str, dict[str, Verb]] = {
         ),
         "simulate": Verb("simulate", "what a step of pipelined training would take on a cluster"),
         "simulate layer": Verb("simulate_layer", "one MoE layer tile by tile: what hides its communication"),
+        "plan compare": Verb("plan_compare", "what was predicted of a pipeline against what its run took"),
+        "plan calibrate": Verb("plan_calibrate", "a cluster's rates, corrected by a run on it"),
         "plan diff": Verb("plan_diff", "what two plans have unlike, and what is expected of each"),
         "plan export": Verb("plan_export", "a plan as the flags of Megatron-LM, torchtitan or vLLM"),
         "plan models": Verb("plan_models", "public architectures that can be planned for by name"),

@@ -1,0 +1,89 @@
+"""`grainline plan calibrate`: a cluster's rates, corrected by a run on it."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from pathlib import Path
+
+from grainline.documents import GrainlineError
+
+
+def run(
+    cluster: Path,
+    /,
+    *,
+    run: Path | None = None,
+    out: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Correct a cluster's rates by a few steps of a real run, so that the next plan is truer.
+
+    Each device type becomes as fast as its ranks were; products and memory by one factor, links stay as they are. The
+    run must have kept a step's timeline (grainline train --timeline).
+
+      grainline hardware measure --out cluster.toml
+      grainline train recipe.toml --pipeline 2 --timeline 5 --out runs/x
+      grainline plan calibrate cluster.toml --run runs/x --out calibrated.toml
+
+    Args:
+        cluster: a .toml or .json file
+        run: the folder of a run on it
+        out: write the corrected cluster (.toml or .json)
+        json: print one JSON object
+    """
+    from grainline.cli.plan_compare import predicted_and_real
+    from grainline.documents import Cluster
+    from grainline.plan.calibration import calibrate, compare
+
+    if run is None:
+        raise GrainlineError("Name the run to calibrate by: --run runs/x.")
+    known = Cluster.load(cluster)
+    step, real = predicted_and_real(run, str(cluster), None)
+    before = compare(step.timeline, real)
+    _same_machine(known, run)
+    devices = [seat.device.type.name for seat in step.resolved.seats]
+    corrected, factors = calibrate(known, before, devices, step.resolved.batch.compute, f"run {run.name}")
+    if out is not None:
+        corrected.save(out)
+        again, _ = predicted_and_real(run, str(out), None)
+        after = compare(again.timeline, real)
+        print(f"The corrected cluster is in {out}.", file=sys.stderr)
+    told = {
+        "factors": dict(factors),
+        "error_before": before.error,
+        "median_error_of_passes_before": before.median_error,
+    }
+    if out is not None:
+        told |= {"error_after": after.error, "median_error_of_passes_after": after.median_error}
+    if json:
+        print(json_module.dumps(told, indent=2))
+        return 0
+    for name, factor in factors.items():
+        print(f"{name}: {factor:.3g} times as fast as predicted.")
+    print(f"Step: {before.error:+.1%} off before{f', {after.error:+.1%} after' if out is not None else ''}.")
+    print(
+        f"Passes, median: {before.median_error:.1%} off before"
+        f"{f', {after.median_error:.1%} after' if out is not None else ''}."
+    )
+    if out is None:
+        print("Keep the corrected cluster with --out calibrated.toml.")
+    return 0
+
+
+def _same_machine(cluster: object, run: Path) -> None:
+    """Raise GrainlineError where the run's machine isn't one of the cluster's devices."""
+    from grainline.documents import Cluster
+
+    assert isinstance(cluster, Cluster)
+    try:
+        machine = json_module.loads((run / "run.json").read_text(encoding="utf-8"))["machine"]
+        found = [machine["cpu"], *(a["name"] for a in machine.get("accelerators", ()))]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # a run's folder of before, which doesn't say
+    names = [device.name for device in cluster.device_types]
+    if not set(found) & set(names):
+        raise GrainlineError(
+            f"The run was on another machine ({', '.join(found)}) than the cluster has ({', '.join(names)}). "
+            "Calibrate the cluster that it ran on."
+        )

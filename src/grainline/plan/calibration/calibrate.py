@@ -16,9 +16,9 @@ def calibrate(
 ) -> tuple[Cluster, Mapping[str, float]]:
     """The cluster with rates under which its passes take in all what they took, and by which factor each type was off.
 
-    `devices[rank]` is the device type of a rank. Rates of products (the run's were in `dtype`) and of memory change by one
-    factor, as a run can't tell them apart; what is calibrated is taken whole from then on. Links stay as they are. Raises
-    GrainlineError for a rank on a device that the cluster hasn't, as in a run on another machine.
+    `devices[rank]` is the device type of a rank, `dtype` what the run computed in. Rates of products and of memory change
+    by one factor, as a run can't tell them apart; what is calibrated is taken whole from then on. Links stay as they
+    are. Raises GrainlineError for a rank on a device that the cluster hasn't, as in a run on another machine.
     """
     known = {device.name for device in cluster.device_types}
     predicted: dict[str, float] = defaultdict(float)

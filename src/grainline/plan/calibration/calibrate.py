@@ -16,7 +16,7 @@ def calibrate(
 ) -> tuple[Cluster, Mapping[str, float]]:
     """The cluster with rates under which its passes take in all what they took, and by which factor each type was off.
 
-    `devices[rank]` is the device type of a rank, `dtype` what the run computed in. Rates of products and of memory change
+    `devices[rank]` is the device type of a rank, `dtype` what the run computed in. Rates of products and memory change
     by one factor, as a run can't tell them apart; what is calibrated is taken whole from then on. Links stay as they
     are. Raises GrainlineError for a rank on a device that the cluster hasn't, as in a run on another machine.
     """

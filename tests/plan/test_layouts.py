@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grainline.documents import GrainlineError
+from grainline.documents.cluster import Measured
 from grainline.hardware.shorthand import cluster_of
 from grainline.models.catalogue import config_of
 from grainline.plan.layouts import SEARCHES, Budget
@@ -69,13 +70,13 @@ def test_what_fits_nowhere_says_what_is_short() -> None:
 @given(
     seconds=st.lists(st.lists(st.integers(1, 9), min_size=7, max_size=7), min_size=2, max_size=2),
     weights=st.lists(st.lists(st.integers(1, 9), min_size=7, max_size=7), min_size=3, max_size=3),
-    room=st.lists(st.integers(8, 30), min_size=3, max_size=3),
+    room=st.lists(st.integers(9, 30), min_size=3, max_size=3),
 )
 @settings(deadline=None, max_examples=200)
 def test_cuts_within_memory_are_the_best_there_are(
     seconds: list[list[int]], weights: list[list[int]], room: list[int]
 ) -> None:
-    """Against every cut of seven cells into three stages, of two kinds and with room of their own."""
+    """Against every cut of seven cells into three stages, of two kinds, each with room for any one cell."""
     kinds = [0, 1, 0]
     bound = Room([list(accumulate(row, initial=0)) for row in weights], [float(r) for r in room])
     cuts = [(a, b - a, 7 - b) for a in range(1, 6) for b in range(a + 1, 7)]
@@ -110,3 +111,26 @@ def test_a_full_rank_gives_cells_to_those_with_room() -> None:
     found = evaluate(unlike, strategy)
     assert found.fits
     assert found.cut[0] >= found.cut[-1]
+
+
+def test_cards_share_what_was_measured_between_their_nodes() -> None:
+    """Each of four cards gets a quarter of the pair's rate, whichever node comes next in the cluster."""
+    known = cluster_of("3x(4xA100-80)@HDR")
+    names = tuple(name for name, _ in known.every_node())
+    rates = ((0.0, 8e9, 2e9), (8e9, 0.0, 4e9), (2e9, 4e9, 0.0))
+    flat = ((0.0,) * 3,) * 3
+    measured = Measured(names=names, latency_seconds=flat, bytes_per_second=rates)
+    fleet = Fleet.of(known.model_copy(update={"measured": measured}))
+    for order, rate in (((0, 1, 2), 8e9), ((0, 2, 1), 2e9), ((1, 2, 0), 4e9)):
+        moved = fleet.reordered([fleet.order[4 * node + card] for node in order for card in range(4)])
+        assert moved.hop(4, 0, 4).across_bytes_per_second == pytest.approx(rate / 4)
+        assert moved.ring(2, 4, 0, 8).across_bytes_per_second == pytest.approx(rate / 4)
+        assert moved.ring(8, 1, 0, 8).across_bytes_per_second == pytest.approx(rate / 4)
+
+
+def test_unlike_networks_meet_in_a_link_that_all_cards_share() -> None:
+    """Four cards with a NIC each on one side, and one Ethernet card for four on the other."""
+    fleet = Fleet.of(cluster_of("1x(4xA100-80)@NDR + 1x(4xA10G)@25GbE"))
+    narrow = fleet.hop(4, 0, 4)
+    alone = fleet.ways.between(fleet.order[0], fleet.order[4])[0]
+    assert narrow.across_bytes_per_second == pytest.approx(alone / 4)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -48,6 +48,19 @@ class Ways:
             self._known[key] = reach * self.wires.bytes_per_second(a, b), self.wires.latency_seconds(a, b)
         return self._known[key]
 
+    def shared(self, pairs: Sequence[tuple[int, int]]) -> float:
+        """Bytes per second of each message where so many pairs of devices send at once: the least that a wire leaves.
+
+        Only of pairs that were measured, or in nodes of unlike kinds: among alike nodes `leaving` says it of all.
+        """
+        users: Counter[int] = Counter()
+        for a, b in pairs:
+            if self.measured or self.alike[a] != self.alike[b]:
+                users.update(self.wires.route(a, b))
+        wires = self.wires.wires
+        rates = (wires[wire].bytes_per_second / count for wire, count in users.items())
+        return self.across.across * min(rates, default=math.inf)
+
     @cached_property
     def first(self) -> dict[int, int]:
         """Of each node its first device."""
@@ -62,14 +75,17 @@ class Ways:
 
     @cached_property
     def leaving(self) -> tuple[float, ...]:
-        """Of each node, bytes per second that all its devices together send to others, everybody sending at once."""
+        """Of each node, bytes per second that all its devices together send to others, everybody sending at once.
+
+        Where pairs were measured `shared` knows better, and this bounds nothing.
+        """
         nodes = max(self.node_of) + 1
-        if nodes == 1:
-            return (math.inf,)
+        if nodes == 1 or self.measured:
+            return (math.inf,) * nodes
         known: dict[int, float] = {}
         found = []
         for node in range(nodes):
-            kind = node if self.measured or node not in self.first else -1 - self.alike[self.first[node]]
+            kind = node if node not in self.first else -1 - self.alike[self.first[node]]
             if kind not in known:
                 known[kind] = self.across.across * self._leaving(node, nodes)
             found.append(known[kind])
@@ -229,10 +245,12 @@ class Fleet:
         inside, near, across, far = math.inf, 0.0, math.inf, 0.0
         nodes, local = 1, size
         crossing: Counter[int] = Counter()  # members per node that send to other nodes
+        sends: list[tuple[int, int]] = []  # of each member to its like in the next node
         for first in range(start, stop, size * stride):
             for offset in range(stride):
                 ranks = [first + offset + i * stride for i in range(size)]
                 of_node = Counter(self.nodes[r] for r in ranks)
+                sends += self._rails(ranks)
                 nodes, local = max(nodes, len(of_node)), min(local, *of_node.values())
                 if len(of_node) > 1:
                     crossing.update(of_node)
@@ -244,6 +262,7 @@ class Fleet:
                         across, far = min(across, rate), max(far, latency)
         for node, members in crossing.items():
             across = min(across, self.ways.leaving[node] / members)
+        across = min(across, self.ways.shared(sends))
         begin = (self.ways.across if nodes > 1 else self.ways.inside).start_seconds
         shared = nodes > 1 and local > 1 and self._one_port([start + i * stride for i in range(size)])
         return Ring(size, nodes, local, inside, near, across, far, begin, shared)
@@ -256,6 +275,16 @@ class Fleet:
         if near is None or far is None:
             return False
         return bool({*route(self.order[first], self.order[near])} & {*route(self.order[first], self.order[far])})
+
+    def _rails(self, ranks: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Devices that send to devices of the next node in a ring, each member of a node to its like."""
+        of_node: dict[int, list[int]] = {}
+        for rank in ranks:
+            of_node.setdefault(self.nodes[rank], []).append(self.order[rank])
+        members = list(of_node.values())
+        if len(members) > 1:
+            for here, there in zip(members, members[1:] + members[:1], strict=True):
+                yield from ((device, there[i % len(there)]) for i, device in enumerate(here))
 
     def hop(self, distance: int, start: int = 0, stop: int | None = None) -> Ring:
         """From each rank of `start` … `stop` to the one `distance` on, all at once: for messages between stages.
@@ -273,13 +302,16 @@ class Fleet:
 
     def _between(self, distance: int, start: int, stop: int) -> Ring:
         rate, latency, crossing = math.inf, 0.0, Counter[int]()
+        sends = []
         for rank in range(start, stop):
             r, seconds = self.ways.between(self.order[rank], self.order[rank + distance])
             rate, latency = min(rate, r), max(latency, seconds)
             if self.nodes[rank] != self.nodes[rank + distance]:
                 crossing[self.nodes[rank]] += 1
+                sends.append((self.order[rank], self.order[rank + distance]))
         for node, members in crossing.items():
             rate = min(rate, self.ways.leaving[node] / members)
+        rate = min(rate, self.ways.shared(sends))
         begin = (self.ways.across if crossing else self.ways.inside).start_seconds
         return Ring(2, 2 if crossing else 1, 1, rate, latency, rate, latency, begin)
 

@@ -38,7 +38,8 @@ def partition(
     """Cells of each stage so that the slowest takes as little as can be, to one in a thousand.
 
     `seconds[k]` are of all cells on a stage of kind k, `kinds` the kinds of the stages. By bisection over the slowest
-    stage's time: with a limit, filling each stage as far as it goes is best. None where no filling has room.
+    stage's time: with a limit, filling each stage as far as it goes is best (with `room`: where each stage
+    has room for any one cell). None where no filling has room.
     """
     cells, stages = len(seconds[0]), len(kinds)
     sums = [list(accumulate(row, initial=0.0)) for row in seconds]

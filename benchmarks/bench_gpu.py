@@ -122,7 +122,7 @@ def grouped_mm(
 
 
 OPS: dict[str, Op] = {
-    "triton": mixture.expert_mixture,
+    "triton": mixture.HALVES.mixture,
     "default": grouped.HALVES.mixture,
     "scattermoe": scatter_moe,
     "grouped_mm": grouped_mm,

@@ -87,7 +87,7 @@ MISTAKES: list[tuple[type[Document], dict[str, Any], str]] = [
     (
         Plan,
         {"optimizer": {}},
-        "optimizer: unknown key. Known here: execution, layout, pipeline, placement, schema_version.",
+        "optimizer: unknown key. Known here: execution, layout, made_for, pipeline, placement, schema_version.",
     ),
     (
         Cluster,
@@ -149,7 +149,7 @@ def test_a_file_of_another_kind_is_told_the_known_keys_once() -> None:
     with pytest.raises(DocumentError) as caught:
         Plan.parse({"xxxx": 1, "yyyy": 2, "layuot": {}})
     assert [problem.split(": ", 1)[1] for problem in caught.value.problems] == [
-        "unknown key. Known here: execution, layout, pipeline, placement, schema_version.",
+        "unknown key. Known here: execution, layout, made_for, pipeline, placement, schema_version.",
         "unknown key.",
         "unknown key. Did you mean 'layout'?",
     ]

@@ -74,7 +74,7 @@ def test_every_claim_is_measured_by_real_runs(tmp_path: Path) -> None:
     for claim, measure in exhibit.MEASURES.items():
         found[claim.name] = measure(Scale.of(claim, True, tmp_path, told.append))
         json.dumps(found[claim.name].details)
-    assert len([line for line in told if "bits per byte" in line]) == 6
+    assert len([line for line in told if "seed 0: " in line]) == 6 + len(exhibit.ABLATIONS)
     cost = found["moe-plus-plus.flops"].details["cost"]
     assert cost["plain"] == cost["plain, fewer steps"] == 1
     assert all(0 < cost[f"MoE++, τ {tau:g}"] < 1 for tau in exhibit.TAUS)

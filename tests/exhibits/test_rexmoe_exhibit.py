@@ -32,10 +32,10 @@ def test_runs_have_the_same_recipe_but_for_model_and_routing(tmp_path: Path) -> 
 
 def test_loads_are_summed_over_the_layers_that_share() -> None:
     lines = [{"loads": [[9, 1], [1, 9]]}, {"loads": [[9, 1], [1, 9]]}]
-    apart, together = (rexmoe.late_load(Run(1.0, 1.0, lines), reuse) for reuse in (1, 2))
+    apart, together = (rexmoe.late_load(Run(1.0, 1.0, lines, Path()), reuse) for reuse in (1, 2))
     assert apart == {"max_over_mean": pytest.approx(1.8), "idle": 0.0}
     assert together == {"max_over_mean": pytest.approx(1.0), "idle": 0.0}
-    idle = rexmoe.late_load(Run(1.0, 1.0, [{"loads": [[10, 0, 0, 10]]}]), 1)
+    idle = rexmoe.late_load(Run(1.0, 1.0, [{"loads": [[10, 0, 0, 10]]}], Path()), 1)
     assert idle == {"max_over_mean": 2.0, "idle": 0.5}
 
 

@@ -65,7 +65,7 @@ def outputs_and_grads(function, inputs, rest):
 
 
 def test_every_op_has_a_case():
-    without_gradients = {"sort_by_expert", "route_topk", "attention_decode", "expert_mixture_quantized"}
+    without_gradients = {"sort_by_expert", "route_topk", "round_counts", "attention_decode", "expert_mixture_quantized"}
     assert CASES.keys() | without_gradients == kernels.BACKENDS.keys()
 
 

@@ -43,11 +43,26 @@ def test_from_run_to_a_truer_cluster(run: Path, tmp_path: Path, capsys: pytest.C
     cluster, better = tmp_path / "cluster.toml", tmp_path / "better.toml"
     cluster_of("2xA10G").save(cluster)
     page = tmp_path / "page.html"
-    assert main(["plan", "compare", str(run), "--cluster", str(cluster), "--json", "--html", str(page)]) == 0
+    assert (
+        main(
+            [
+                "plan",
+                "compare",
+                str(run / "plan.toml"),
+                str(run),
+                "--cluster",
+                str(cluster),
+                "--json",
+                "--html",
+                str(page),
+            ]
+        )
+        == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert found["error"] == pytest.approx(0.0, abs=1e-9)
     assert page.read_text().count("<svg") == 1
-    assert main(["plan", "calibrate", str(cluster), "--run", str(run), "--out", str(better), "--json"]) == 0
+    assert main(["plan", "calibrate", str(cluster), "--from", str(run), "--out", str(better), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["factors"] == {"A10G": pytest.approx(1.0)}
     assert told["error_after"] == pytest.approx(0.0, abs=1e-6)
@@ -61,7 +76,7 @@ def test_from_run_to_a_truer_cluster(run: Path, tmp_path: Path, capsys: pytest.C
 def test_what_a_run_must_have_is_told(run: Path, missing: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     """File by file."""
     (run / missing).unlink()
-    assert main(["plan", "compare", str(run), "--cluster", "2xA10G"]) == 2
+    assert main(["plan", "compare", str(run / "plan.toml"), str(run), "--cluster", "2xA10G"]) == 2
     assert words in " ".join(capsys.readouterr().err.split())
 
 
@@ -69,7 +84,7 @@ def test_another_machine_s_run_is_refused(run: Path, tmp_path: Path, capsys: pyt
     """By the names of its devices."""
     cluster = tmp_path / "cluster.toml"
     cluster_of("2xH100").save(cluster)
-    assert main(["plan", "calibrate", str(cluster), "--run", str(run)]) == 2
+    assert main(["plan", "calibrate", str(cluster), "--from", str(run)]) == 2
     assert "another machine" in capsys.readouterr().err
     assert main(["plan", "calibrate", str(cluster)]) == 2
     assert "Name the run" in capsys.readouterr().err

@@ -47,6 +47,49 @@ def test_plans_are_held_against_each_other(tmp_path: Path, capsys: pytest.Captur
     assert "alike" in capsys.readouterr().out
 
 
+def test_a_plan_is_simulated_as_it_was_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where a person has edited it: into a worse cut, and into nonsense."""
+    path = tmp_path / "plan.toml"
+    model = ["plan", "train", "Ling-mini-2.0", "--cluster", "2x(4xA100-80)@HDR", "--batch-tokens", "1M"]
+    assert (
+        main(
+            [
+                *model,
+                "--search",
+                "rules",
+                "--pin",
+                "pipeline=2",
+                "--pin",
+                "schedule=1f1b",
+                "--save-plan",
+                str(path),
+                "--json",
+            ]
+        )
+        == 0
+    )
+    planned = json.loads(capsys.readouterr().out)["ranked"][0]
+    assert main(["simulate", str(path), "--json", "--draw", str(tmp_path / "step.svg")]) == 0
+    found = json.loads(capsys.readouterr().out)["ranked"][0]
+    assert found["seconds"] == pytest.approx(planned["seconds"])
+    assert found["cut"] == planned["cut"]
+    plan = Plan.load(path)
+    assert plan.pipeline is not None
+    cut = plan.pipeline.cut
+    assert isinstance(cut, tuple)
+    worse = (cut[0] + 4, cut[1] - 4)
+    plan.model_copy(update={"pipeline": plan.pipeline.model_copy(update={"cut": worse})}).save(path)
+    main(["simulate", str(path), "--json"])
+    assert json.loads(capsys.readouterr().out)["ranked"][0]["seconds"] > planned["seconds"]
+    plan.model_copy(update={"pipeline": plan.pipeline.model_copy(update={"cut": (1, 2)})}).save(path)
+    assert main(["simulate", str(path)]) == 2
+    assert "pipeline.cut [1, 2] adds up to 3 cells" in capsys.readouterr().err
+    moved = plan.layout.model_copy(update={"devices": ("z:0", *plan.layout.devices[1:])})
+    plan.model_copy(update={"layout": moved}).save(path)
+    assert main(["simulate", str(path)]) == 2
+    assert "the cluster has no 'z:0'" in capsys.readouterr().err
+
+
 def test_words_name_the_devices_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     """The table on the terminal."""
     assert main([*SMALL, "--search", "rules"]) == 0

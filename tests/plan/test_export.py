@@ -9,10 +9,16 @@ import pytest
 
 from grainline.documents import GrainlineError, Plan
 from grainline.documents.plan import Execution, Layout, Pipeline
+from grainline.hardware.shorthand import cluster_of
 from grainline.models.catalogue import models
 from grainline.plan.export import EXPORTS, Run
 from grainline.plan.export.megatron import stage_letters
+from grainline.plan.layouts.engine import ENGINES
+from grainline.plan.layouts.fleet import Fleet
 from grainline.plan.layouts.planned import to_plan
+from grainline.plan.layouts.problem import Problem
+from grainline.plan.layouts.shape import Shape
+from grainline.plan.layouts.space import strategies
 from grainline.plan.layouts.strategy import Strategy
 from grainline.schedule.cells import cells_of
 
@@ -107,3 +113,16 @@ def test_unlike_nodes_can_t_be_launched() -> None:
     plan = Plan(layout=Layout(data_parallel=3, devices=("a:0", "a:1", "b:0")))
     with pytest.raises(GrainlineError, match="a 2, b 1"):
         EXPORTS["megatron"](Run(plan, LING, "x", 3, 4096))
+
+
+@pytest.mark.parametrize("engine", ["megatron", "torchtitan"])
+@pytest.mark.parametrize("model", ["Qwen3-30B-A3B", "Llama-3.1-8B"])
+def test_whatever_is_planned_for_an_engine_can_be_told_to_it(engine: str, model: str) -> None:
+    """Every layout of the space."""
+    config = models().get(model).config
+    fleet = Fleet.of(cluster_of("2x(4xA100-80)@HDR"))
+    problem = Problem(Shape.of(config), fleet, ENGINES[engine], 16, 4096)
+    layouts = list(strategies(problem))
+    assert len(layouts) > 50
+    for strategy in layouts:
+        EXPORTS[engine](Run(to_plan(strategy, 16), config, model, 16, 4096))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json as json_module
 import sys
 from pathlib import Path
+from typing import Annotated
 
-from grainline.documents import GrainlineError
+import tyro
+
+from grainline.documents import Cluster, GrainlineError
 
 
 def run(
     cluster: Path,
     /,
     *,
-    run: Path | None = None,
+    from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None,
     out: Path | None = None,
     json: bool = False,
 ) -> int:
@@ -24,29 +27,28 @@ def run(
 
       grainline hardware measure --out cluster.toml
       grainline train recipe.toml --pipeline 2 --timeline 5 --out runs/x
-      grainline plan calibrate cluster.toml --run runs/x --out calibrated.toml
+      grainline plan calibrate cluster.toml --from runs/x --out calibrated.toml
 
     Args:
         cluster: a .toml or .json file
-        run: the folder of a run on it
+        from_: the folder of a run on it
         out: write the corrected cluster (.toml or .json)
         json: print one JSON object
     """
     from grainline.cli.plan_compare import predicted_and_real
-    from grainline.documents import Cluster
     from grainline.plan.calibration import calibrate, compare
 
-    if run is None:
-        raise GrainlineError("Name the run to calibrate by: --run runs/x.")
+    if from_ is None:
+        raise GrainlineError("Name the run to calibrate by: --from runs/x.")
     known = Cluster.load(cluster)
-    step, real = predicted_and_real(run, str(cluster), None)
+    step, real = predicted_and_real(from_, str(cluster), from_ / "plan.toml")
     before = compare(step.timeline, real)
-    _same_machine(known, run)
+    _same_machine(known, from_)
     devices = [seat.device.type.name for seat in step.resolved.seats]
-    corrected, factors = calibrate(known, before, devices, step.resolved.batch.compute, f"run {run.name}")
+    corrected, factors = calibrate(known, before, devices, step.resolved.batch.compute, f"run {from_.name}")
     if out is not None:
         corrected.save(out)
-        again, _ = predicted_and_real(run, str(out), None)
+        again, _ = predicted_and_real(from_, str(out), from_ / "plan.toml")
         after = compare(again.timeline, real)
         print(f"The corrected cluster is in {out}.", file=sys.stderr)
     told = {
@@ -71,11 +73,8 @@ def run(
     return 0
 
 
-def _same_machine(cluster: object, run: Path) -> None:
+def _same_machine(cluster: Cluster, run: Path) -> None:
     """Raise GrainlineError where the run's machine isn't one of the cluster's devices."""
-    from grainline.documents import Cluster
-
-    assert isinstance(cluster, Cluster)
     try:
         machine = json_module.loads((run / "run.json").read_text(encoding="utf-8"))["machine"]
         found = [machine["cpu"], *(a["name"] for a in machine.get("accelerators", ()))]

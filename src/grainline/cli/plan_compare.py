@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def run(
+    plan: Path,
     folder: Path,
     /,
     *,
     cluster: str | None = None,
-    plan: Path | None = None,
     json: bool = False,
     html: Path | None = None,
 ) -> int:
@@ -29,12 +29,12 @@ def run(
     corrects these by the same run.
 
       grainline train recipe.toml --pipeline 2 --timeline 5 --out runs/x
-      grainline plan compare runs/x --cluster cluster.toml
+      grainline plan compare runs/x/plan.toml runs/x --cluster cluster.toml
 
     Args:
+        plan: a plan with a pipeline, such as the run's own
         folder: the run's
         cluster: that it is predicted for (.toml, .json, or shorthand); default: this machine, measured
-        plan: default: the run's own
         json: print one JSON object
         html: write a page, with both timelines
     """
@@ -76,7 +76,7 @@ def run(
     return 0
 
 
-def predicted_and_real(folder: Path, cluster: str | None, plan: Path | None) -> tuple[SimulatedStep, Timeline]:
+def predicted_and_real(folder: Path, cluster: str | None, plan: Path) -> tuple[SimulatedStep, Timeline]:
     """A run's step simulated for a cluster, and as it was measured. Raises GrainlineError for what isn't there."""
     from grainline.documents import Plan
     from grainline.schedule import Timeline
@@ -89,9 +89,9 @@ def predicted_and_real(folder: Path, cluster: str | None, plan: Path | None) -> 
         raise GrainlineError(
             f"{folder}: it kept no timeline. Train with --pipeline RANKS --timeline STEP, a few steps are enough."
         )
-    document = Plan.load(plan or folder / "plan.toml")
+    document = Plan.load(plan)
     if document.pipeline is None:
-        raise GrainlineError(f"{plan or folder / 'plan.toml'}: has no [pipeline], and so no passes to compare.")
+        raise GrainlineError(f"{plan}: has no [pipeline], and so no passes to compare.")
     return simulated_step(document, {}, recipe, read_cluster(cluster)), Timeline.load(timeline)
 
 

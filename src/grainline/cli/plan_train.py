@@ -13,7 +13,7 @@ from grainline.documents import GrainlineError, nearest
 
 if TYPE_CHECKING:
     from grainline.documents import Plan
-    from grainline.plan.layouts import Budget, Found
+    from grainline.plan.layouts import Budget, Found, Ranked
     from grainline.plan.layouts.played import Played
     from grainline.plan.layouts.problem import Problem
 
@@ -180,12 +180,15 @@ def _search(
         raise GrainlineError("--keep must be 1 or more, and --seconds more than 0.")
     if resume is not None and search != "exhaustive":
         raise GrainlineError(f"--resume keeps exhaustive searches, not '{search}'.")
-    pins = Pins.of(_pinned(pin))
-    budget = Budget(seconds, keep, objective=OBJECTIVES[objective], tell=_Progress())
+    pins, progress = Pins.of(_pinned(pin)), _Progress()
+    budget = Budget(seconds, keep, objective=OBJECTIVES[objective], tell=progress)
     name = kept.name_of(problem, pins, objective)
     if resume is not None and resume.exists():
         budget = kept.load(resume, name, problem, budget)
     found = SEARCHES[search](problem, pins, budget)
+    progress.end()
+    if found.interrupted:
+        print("Interrupted: what was found until then is ranked.", file=sys.stderr)
     if resume is not None:
         if found.complete:
             resume.unlink(missing_ok=True)
@@ -216,13 +219,18 @@ class _Progress:
     def __init__(self) -> None:
         self.told = time.monotonic()
 
-    def __call__(self, evaluated: int, best: object) -> None:
+    def __call__(self, evaluated: int, best: Ranked | None) -> None:
         from grainline._words import span
 
         terminal = sys.stderr.isatty()
         if time.monotonic() - self.told < (0.3 if terminal else PLAIN_SECONDS):
             return
         self.told = time.monotonic()
-        found = "none fits yet" if best is None else f"best {span(best.seconds)}"  # type: ignore[attr-defined]
+        found = "none fits yet" if best is None else f"best {span(best.seconds)}"
         line = f"{evaluated:,} layouts, {found}"
         print(f"\r\033[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Leave the terminal's line as it was."""
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from grainline.cli.arguments import Settings
+from grainline.cli.simulate_plan import is_plan, simulate_plan
 from grainline.documents import GrainlineError, nearest
 
 if TYPE_CHECKING:
@@ -53,10 +54,12 @@ def run(
       grainline simulate recipe.toml --cluster "4xA100-80 + 4xA10G@25GbE" --schedule 1f1b
       grainline simulate recipe.toml --cluster cluster.toml --compare gpipe,1f1b,zb-h1 --draw steps.svg
       grainline simulate inclusionAI/Ling-mini-2.0 --cluster 8xH100 --ranks 4 --recompute always
+      grainline simulate plan.toml --draw step.svg
       grainline simulate runs/x/recipe.toml --plan runs/x/plan.toml --timeline runs/x/timeline.json --draw both.svg
 
     Args:
-        recipe: a recipe (.toml or .json), or a model: its config.json, its folder, or ORG/NAME on the hub
+        recipe: a recipe (.toml or .json), a plan that grainline plan train made, or a model: its config.json, its
+            folder, or ORG/NAME on the hub
         cluster: a .toml or .json file, or shorthand such as 2x(8xH100)@NDR; default: this machine, measured
         plan: a plan to begin with; the options that follow override its [pipeline]
         schedule: the order of passes; default: 1f1b
@@ -85,6 +88,11 @@ def run(
     measured = None if timeline is None else Timeline.load(timeline)
     if recipe is None:
         return _tell_measured(measured, draw, trace, json)
+    if plan is None and is_plan(recipe):
+        others = (schedule, ranks, chunks, microbatches, cut, recompute, vocabulary, compare, timeline, save_plan)
+        if any(option is not None for option in others) or set or slow or jitter or offload:
+            raise GrainlineError(f"{recipe} is a plan: edit it rather than overriding it, or simulate a recipe.")
+        return simulate_plan(recipe, cluster, draw, trace, json)
     known, begun = read_cluster(cluster), Plan() if plan is None else Plan.load(plan)
     slower = _slow(slow)
     if compare is not None and (schedule is not None or trace is not None or save_plan is not None):

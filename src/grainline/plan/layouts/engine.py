@@ -29,6 +29,7 @@ class Engine:
     parallel: frozenset[str] = frozenset()  # features of a plan that it can run
     schedules: tuple[str, ...] = ("1f1b",)
     cuts_unevenly: bool = True
+    splits_experts: bool = True  # an expert's own matrices over tensor-parallel ranks
     context_bytes: float = 0.8 * GIB
     """Of driver and libraries, before anything is computed. Assumed: nvidia-smi shows 0.5 to 1 GiB on A100 and H100."""
     buffer_bytes: float = 1.0 * GIB
@@ -90,7 +91,7 @@ ENGINES: Mapping[str, Engine] = {
         schedules=("1f1b", "interleaved"),
         cuts_unevenly=False,
     ),
-    # FSDP2: float32 shards, gathered in bfloat16.
+    # FSDP2: float32 shards, gathered in bfloat16. It shards in pipelines, too, which isn't modelled; it has no ZeRO-1.
     "torchtitan": Engine(
         "torchtitan",
         4,
@@ -99,8 +100,9 @@ ENGINES: Mapping[str, Engine] = {
         STEP + CLIP + 4,
         scatters=False,
         overlaps_tensor=False,
-        parallel=MEGATRON_FEATURES,
-        schedules=("1f1b", "interleaved", "zb-h1"),
+        parallel=COMMON | {"tensor parallelism", "context parallelism", "expert parallelism"},
+        schedules=("gpipe", "1f1b", "interleaved"),
+        splits_experts=False,
     ),
     "grainline": Engine(
         "grainline",

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
-from grainline.documents import Cluster, GrainlineError
+from grainline.documents import Cluster, GrainlineError, nearest
 from grainline.documents.cluster import DeviceType, Source
 from grainline.hardware.topology import Topology, topology
 from grainline.plan.layouts.ring import ALONE, MEASURED, TOLD, Links, Ring
 from grainline.plan.seats import computing
 
-__all__ = ["ALONE", "Fleet", "Ring", "Ways", "by_types"]
+__all__ = ["ALONE", "Fleet", "Ring", "Ways"]
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,18 @@ class Fleet:
                 )
         return cls(ways, tuple(d.index for d in ordered))
 
+    def seated(self, names: Sequence[str]) -> Fleet:
+        """Ranks on the devices that a plan names (NODE:0 …); GrainlineError for one that isn't there, or is twice."""
+        devices = self.ways.wires.devices
+        known = {f"{devices[i].node}:{self.ways.place(i)}": i for i in self.order}
+        for name in names:
+            if name not in known:
+                raise GrainlineError(f"layout.devices: the cluster has no '{name}'.{nearest(name, known)}")
+        if len(set(names)) < len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
+            raise GrainlineError(f"layout.devices: '{twice}' is named twice.")
+        return self.reordered([known[name] for name in names])
+
     def reordered(self, order: Sequence[int]) -> Fleet:
         """The same devices with ranks in another order."""
         return Fleet(self.ways, tuple(order))
@@ -177,10 +189,6 @@ class Fleet:
         """NODE:0, NODE:1 … of the first so many ranks, as a plan names devices."""
         devices = self.ways.wires.devices
         return tuple(f"{devices[i].node}:{self.ways.place(i)}" for i in self.order[:ranks])
-
-    def type_of(self, rank: int) -> DeviceType:
-        """The device of a rank."""
-        return self.types[rank]
 
     def node_of(self, rank: int) -> int:
         """The node of a rank, by its place in the cluster."""
@@ -323,11 +331,3 @@ def _source(cluster: Cluster, ends: int) -> Source:
     order: tuple[Source, ...] = ("measured", "calibrated", "data sheet", "extrapolated", "assumed")
     found: set[Source] = {link.source for link in cluster.links if len(link.between) == ends}
     return max(found, key=order.index, default="assumed")
-
-
-def by_types(fleet: Fleet, names: Sequence[str]) -> Fleet:
-    """Ranks ordered by device types as named, each type's in the order that they have."""
-    place = {name: i for i, name in enumerate(names)}
-    return fleet.reordered(
-        [fleet.order[r] for r in sorted(range(len(fleet)), key=lambda r: place[fleet.types[r].name])]
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from grainline.documents import GrainlineError, Plan
 from grainline.documents.plan import Execution, Layout, Pipeline
@@ -15,6 +15,18 @@ def cells_of_model(cells: Sequence[str], cut: Sequence[int]) -> tuple[int, ...]:
     """A cut of a problem's cells as one of the model's: multi-token prediction is one cell there, and two here."""
     ends = [0, *accumulate(cut)]
     return tuple(size + cells[end - size : end].count("mtp") for size, end in zip(cut, ends[1:], strict=True))
+
+
+def cells_of_problem(cells: Sequence[str], cut: Sequence[int]) -> tuple[int, ...]:
+    """The other way. Raises GrainlineError where multi-token prediction is cut in two."""
+    places = [i for i, cell in enumerate(cells) for _ in range(2 if cell == "mtp" else 1)]
+    ends = [0, *accumulate(cut)]
+    if ends[-1] != len(places):
+        raise GrainlineError(f"pipeline.cut {list(cut)} adds up to {ends[-1]} cells, and the model has {len(places)}.")
+    stages = [places[a:b] for a, b in pairwise(ends)]
+    if any(a and b and a[-1] == b[0] for a, b in pairwise(stages)):
+        raise GrainlineError("pipeline.cut parts multi-token prediction from its head, which the planner can't cost.")
+    return tuple(len(set(stage)) for stage in stages)
 
 
 def to_plan(strategy: Strategy, batch_sequences: int, cut: Sequence[int] = (), fleet: Fleet | None = None) -> Plan:

@@ -60,7 +60,7 @@ def _inner(problem: Problem, pins: Pins, t: int, c: int, p: int, d: int) -> Iter
     experts, splits = [1], [1]
     if shape.experts is not None and "expert parallelism" in engine.parallel:
         experts = [e for e in _powers(row) if shape.experts.experts % e == 0]
-        splits = [1] if t == 1 else [1, t]
+        splits = [1] if t == 1 or not engine.splits_experts else [1, t]
     shards: list[Shard] = ["none"]
     if row > 1 and "sharded optimizer" in engine.parallel:
         shards.append("optimizer")

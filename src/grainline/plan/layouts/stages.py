@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from grainline.documents import GrainlineError
 from grainline.plan.layouts import memory
 from grainline.plan.layouts.partition import Room, even, partition
 from grainline.plan.layouts.pricing import COMPUTE, EXPERT
@@ -37,7 +39,11 @@ def stages(problem: Problem, st: Strategy, rows: Rows, tables: NDArray[np.float6
             by_cell = [[float(row[k]) for k in _places(problem)] for row in seconds]
             cut = partition(by_cell, [int(rows.of[stage % p]) for stage in range(count)])
             assert cut is not None
-            found = problem.memo[key] = _counted(problem, st, cut)
+            found = _counted(problem, st, cut)
+            if st.chunks > 1:  # the largest stage was made small; what counts is the busiest rank
+                level = _counted(problem, st, even(len(problem.cells), count))
+                found = min(found, level, key=lambda s: float((s.counts * seconds[rows.of]).sum(1).max()))
+            problem.memo[key] = found
     else:
         key = ("cut", p, st.chunks)
         found = problem.memo.get(key)
@@ -45,6 +51,17 @@ def stages(problem: Problem, st: Strategy, rows: Rows, tables: NDArray[np.float6
             found = problem.memo[key] = _counted(problem, st, even(len(problem.cells), count))
     assert isinstance(found, Stages)
     return found
+
+
+def given(problem: Problem, st: Strategy, cut: Sequence[int]) -> Stages:
+    """As a plan says. Raises GrainlineError for a cut that doesn't add up."""
+    stages = st.pipeline * st.chunks
+    if len(cut) != stages or sum(cut) != len(problem.cells) or min(cut) < 0:
+        raise GrainlineError(
+            f"pipeline.cut {list(cut)} must be {stages} numbers that add up to the model's {len(problem.cells)} cells "
+            "(multi-token prediction counted as one)."
+        )
+    return _counted(problem, st, tuple(cut))
 
 
 def fitting(problem: Problem, st: Strategy, rows: Rows, tables: NDArray[np.float64], m: int) -> Stages | None:

@@ -7,6 +7,8 @@ ones event by event. docs/planner.md has the formulas.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,7 +32,7 @@ from grainline.plan.layouts.problem import Problem
 from grainline.plan.layouts.replicas import replicas, update
 from grainline.plan.layouts.ring import SPREAD
 from grainline.plan.layouts.rows import Rows
-from grainline.plan.layouts.stages import Stages, fitting, stages
+from grainline.plan.layouts.stages import Stages, fitting, given, stages
 from grainline.plan.layouts.strategy import Strategy
 
 __all__ = ["Estimate", "Memory", "Seconds", "evaluate"]
@@ -40,12 +42,17 @@ FORM = 0.03
 schedule misses. Assumed; the latter is held to it by tests/plan/test_layout_schedules.py."""
 
 
-def evaluate(problem: Problem, strategy: Strategy) -> Estimate:
-    """Seconds and bytes of a strategy on the first `strategy.ranks` devices of the fleet."""
+def evaluate(problem: Problem, strategy: Strategy, cut: Sequence[int] | None = None) -> Estimate:
+    """Seconds and bytes of a strategy on the first `strategy.ranks` devices of the fleet.
+
+    `cut`: cells of each stage, where somebody has decided; by default the fastest that fits.
+    """
     st = strategy
     m = st.microbatches(problem.batch_sequences)
     rows = Rows.under(problem, st)
     tables = np.array([table(problem, st, row) for row in rows.rows])
+    if cut is not None:
+        return _estimate(problem, st, rows, tables, given(problem, st, cut), m)
     estimate = _estimate(problem, st, rows, tables, stages(problem, st, rows, tables), m)
     if estimate.fits or estimate.bytes_of.sum() > rows.capacity.sum():
         return estimate

@@ -70,10 +70,6 @@ class Replica:
         state = state_bytes_per_sequence(self.config, self.cache) / self.ranks / self.cache_bytes_per_token
         return (context if window is None else min(context, window)) + state
 
-    def missing_bytes(self, context: float) -> float:
-        """Of one rank, for a single sequence of so many tokens; 0 where it fits."""
-        return max(0.0, self.held_tokens(context) * self.cache_bytes_per_token - self.cache_bytes)
-
 
 def listed_replica(
     name: str,

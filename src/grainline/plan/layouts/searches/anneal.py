@@ -34,6 +34,8 @@ def anneal(problem: Problem, pins: Pins, budget: Budget) -> Found:
     ranking = Ranking(budget.keep, budget.objective)
     for ranked in first.best:
         ranking.add(ranked)
+    if first.interrupted:
+        return first
     narrowed = first.best[:NARROWED]
     for i, ranked in enumerate(narrowed):
         fleet, strategy = ranked.fleet, ranked.estimate.strategy

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from grainline.cli.arguments import Settings
 from grainline.cli.simulate_plan import is_plan, simulate_plan
+from grainline.cli.tell import write_timelines
 from grainline.documents import GrainlineError, nearest
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def run(
     if not steps:
         raise GrainlineError("\n".join(refused))
     steps.sort(key=lambda step: step.seconds)
-    _write([step.timeline for step in steps] + ([] if measured is None else [measured]), draw, trace)
+    write_timelines([step.timeline for step in steps] + ([] if measured is None else [measured]), draw, trace)
     if save_plan is not None:
         begun.model_copy(update={"pipeline": steps[0].resolved.pipeline}).save(save_plan)
         print(f"The plan is in {save_plan}.", file=sys.stderr)
@@ -174,7 +175,7 @@ def _tell_measured(measured: Timeline | None, draw: Path | None, trace: Path | N
 
     if measured is None:
         raise GrainlineError("Name a recipe or a model to simulate, or a step that was run: --timeline timeline.json.")
-    _write([measured], draw, trace)
+    write_timelines([measured], draw, trace)
     print(json_module.dumps(_figures(measured), indent=2) if json else summary(measured))
     return 0
 
@@ -196,21 +197,6 @@ def _print_measured(measured: Timeline, simulated: Timeline) -> None:
     off = simulated.makespan / measured.makespan - 1
     print(f"\nPasses of {span(simulated.makespan)} simulated, {span(measured.makespan)} {measured.how}: {off:+.1%}")
     print(summary(measured))
-
-
-def _write(timelines: Sequence[Timeline], draw: Path | None, trace: Path | None) -> None:
-    from grainline.schedule.views import draw as drawing
-    from grainline.schedule.views import perfetto
-
-    if draw is not None:
-        if len(timelines) == 1:
-            drawing.draw(timelines[0], draw)
-        else:
-            drawing.compare(timelines, draw)
-        print(f"Drawn in {draw}.", file=sys.stderr)
-    if trace is not None:
-        perfetto.save(timelines[0], trace)
-        print(f"The trace is in {trace}: open it on ui.perfetto.dev.", file=sys.stderr)
 
 
 def _print_step(step: SimulatedStep) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json as json_module
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grainline.cli.tell import write_timelines
 from grainline.documents import GrainlineError, nearest
 
 if TYPE_CHECKING:
@@ -66,8 +66,6 @@ def run(
         json: print one JSON object
     """
     from grainline.schedule.overlap import OVERLAPS, Options, TileShape, serial, simulate_tiles, spent
-    from grainline.schedule.views import draw as drawing
-    from grainline.schedule.views import perfetto
 
     if overlap not in (*OVERLAPS, "all"):
         raise GrainlineError(f"--overlap {overlap}: there is none.{nearest(overlap, [*OVERLAPS, 'all'])}")
@@ -90,15 +88,7 @@ def run(
             "hidden": one.hidden,
             "tasks": len(plan),
         }
-    if draw is not None:
-        if len(timelines) == 1:
-            drawing.draw(timelines[0], draw)
-        else:
-            drawing.compare(timelines, draw)
-        print(f"Drawn in {draw}.", file=sys.stderr)
-    if trace is not None:
-        perfetto.save(timelines[0], trace)
-        print(f"The trace is in {trace}: open it on ui.perfetto.dev.", file=sys.stderr)
+    write_timelines(timelines, draw, trace)
     if json:
         print(json_module.dumps(found, indent=2))
     else:

@@ -25,15 +25,13 @@ def simulate_plan(path: str, cluster: str | None, draw: Path | None, trace: Path
     """Tell it as `grainline plan train` does; the exit code is 1 where it doesn't fit into memory."""
     from grainline._words import size
     from grainline.cli.plan_train import problem_of
-    from grainline.cli.tell import tell
+    from grainline.cli.tell import tell, write_timelines
     from grainline.cli.train_report import data, report
     from grainline.plan.layouts.planned import cells_of_problem, to_strategy
     from grainline.plan.layouts.played import play
     from grainline.plan.layouts.searches import Found, Ranked
     from grainline.plan.layouts.searches.frame import on
     from grainline.plan.layouts.step import evaluate
-    from grainline.schedule.views import draw as drawing
-    from grainline.schedule.views import perfetto
 
     plan = Plan.load(path)
     made = plan.made_for
@@ -55,12 +53,10 @@ def simulate_plan(path: str, cluster: str | None, draw: Path | None, trace: Path
     cut = plan.pipeline.cut if plan.pipeline is not None and isinstance(plan.pipeline.cut, tuple) else None
     estimate = evaluate(problem, strategy, None if cut is None else cells_of_problem(problem.cells, cut))
     played = play(problem, Ranked(estimate, problem.fleet))
-    if played.timeline is not None and draw is not None:
-        drawing.draw(played.timeline, draw)
-        print(f"Drawn in {draw}.", file=sys.stderr)
-    if played.timeline is not None and trace is not None:
-        perfetto.save(played.timeline, trace)
-        print(f"The trace is in {trace}: open it on ui.perfetto.dev.", file=sys.stderr)
+    if played.timeline is not None:
+        write_timelines((played.timeline,), draw, trace)
+    elif draw is not None or trace is not None:
+        print("The step has too many passes to be played: nothing is drawn.", file=sys.stderr)
     found = Found((Ranked(estimate, problem.fleet),), 1, int(not estimate.fits), None, True)
     answer = report(made.model, problem, found, (played,), None, None)
     tell(answer, data(problem, found, (played,), None, None), json=json, html=None)
